@@ -1,0 +1,5 @@
+# 12 epochs of SGD, 16 images per step; the rate falls to a tenth after epochs 8 and 11.
+runner = dict(type='EpochBasedRunner', max_epochs=12)
+optimizer = dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001)
+optimizer_config = dict(grad_clip=None)
+lr_config = dict(policy='step', step=[8, 11], warmup='linear', warmup_iters=500, warmup_ratio=0.001)

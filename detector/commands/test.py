@@ -1,0 +1,238 @@
+"""``detector test CONFIG CHECKPOINT``: the reference's ``tools/test.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from detector.config import Config
+    from detector.data.datasets.base import DetectionDataset
+
+HELP = "run a checkpoint on a data set; evaluate, save, format or draw the results"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command and its arguments."""
+    parser = subparsers.add_parser("test", help=HELP, description=HELP)
+    parser.add_argument("config", help="config file or name")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--split", choices=("test", "val"), default="test", help="which data set of the config to run on"
+    )
+    parser.add_argument("--work-dir", help="folder for eval_<time>.json")
+    parser.add_argument("--out", help="write the results to this .pkl file")
+    parser.add_argument(
+        "--eval", nargs="+", metavar="METRIC", help="metrics: bbox, segm, proposal, cityscapes"
+    )
+    parser.add_argument(
+        "--format-only", action="store_true", help="write files for a test server, without evaluating"
+    )
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="draw the results into --show-dir, or into the folder 'show'; no window is opened",
+    )
+    parser.add_argument("--show-dir", help="folder for the drawn images")
+    parser.add_argument(
+        "--show-score-thr", type=float, default=0.3, help="lowest score that is drawn (default 0.3)"
+    )
+    parser.add_argument(
+        "--fuse-conv-bn", action="store_true", help="fold batch norms into convolutions before running"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: a GPU if there is one)")
+    parser.add_argument("--gpu-id", type=int, help="number of the GPU to use")
+    parser.add_argument("--gpu-ids", type=int, nargs="+", help="deprecated: the first one is used")
+    parser.add_argument(
+        "--gpu-collect", action="store_true", help="accepted for compatibility; results are gathered by files"
+    )
+    parser.add_argument("--tmpdir", help="folder shared by all processes, for gathering their results")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override values of the config"
+    )
+    parser.add_argument(
+        "--eval-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of the evaluation or of the formatting",
+    )
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="KEY=VALUE", help="old name of --eval-options"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch"),
+        default="none",
+        help="who started the processes",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Test, then do each thing that was asked for."""
+    check_arguments(args)
+    from detector.config import load_config, parse_options
+    from detector.engine import distributed
+    from detector.engine.evaluate import evaluate_results, format_results, split_dataset, test, write_metrics
+
+    config = load_config(args.config, parse_options(args.cfg_options))
+    given = "--eval-options" if args.eval_options else "--options"
+    options = parse_options(args.eval_options or args.options, argument=given)
+    dataset = split_dataset(config, args.split)
+    check_request(args, config, dataset, options)
+    distributed.export_local_rank(args.local_rank)
+    with distributed.session(args.launcher, (config.data.get("dist_params") or {}).get("backend")):
+        results = test(
+            config,
+            args.checkpoint,
+            dataset=dataset,
+            split=args.split,
+            out=args.out,
+            device=_device(args),
+            tmpdir=args.tmpdir,
+        )
+        if distributed.rank() != 0:
+            return 0
+    if args.out:
+        print(f"results: {args.out}")
+    if args.show or args.show_dir:
+        _draw(args, dataset, results)
+    if args.format_only:
+        for path in format_results(config, dataset, results, options=options):
+            print(f"written: {path}")
+    if args.eval:
+        metrics = evaluate_results(config, dataset, results, metrics=args.eval, options=options)
+        print_metrics(metrics)
+        if args.work_dir:
+            print(f"metrics: {write_metrics(Path(args.work_dir), args.config, metrics)}")
+    return 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse combinations that do nothing or contradict each other.
+
+    Raises:
+        ConfigError: saying which arguments, and what to give instead.
+    """
+    from detector.errors import ConfigError
+
+    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
+        raise ConfigError(
+            "arguments: nothing to do with the results; give at least one of --out, --eval, --format-only, "
+            "--show, --show-dir."
+        )
+    if args.eval and args.format_only:
+        raise ConfigError(
+            "arguments: --eval and --format-only exclude each other; a test split without ground truth "
+            "takes --format-only."
+        )
+    if args.eval_options and args.options:
+        raise ConfigError("arguments: --options is the old name of --eval-options; give only one of them.")
+    if args.out and not str(args.out).endswith((".pkl", ".pickle")):
+        raise ConfigError(f"--out: found {args.out!r}; expected a file name that ends in .pkl or .pickle.")
+    if args.fuse_conv_bn:
+        raise ConfigError("--fuse-conv-bn: not available yet. Leave it out; the results are the same.")
+
+
+def check_request(
+    args: argparse.Namespace, config: Config, dataset: DetectionDataset, options: Mapping[str, Any]
+) -> None:
+    """Raise before the images are run what evaluating, formatting or drawing would raise after them.
+
+    Raises:
+        ConfigError: an unknown metric or option, no place for the files, masks asked of a model without them,
+            or drawings that would replace images.
+        DatasetError: there is no ground truth.
+    """
+    from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
+    from detector.errors import ConfigError
+
+    check_keys("--eval-options", options, (*COCO_OPTIONS, *OTHER_OPTIONS))
+    chosen = {**evaluation_options(config.data.get("evaluation")), **options}
+    if args.eval:
+        _check_metrics(args.eval, config, dataset, chosen)
+    if args.format_only and not (chosen.get("jsonfile_prefix") or chosen.get("txtfile_prefix")):
+        raise ConfigError(
+            "--format-only: found no place for the files; expected --eval-options jsonfile_prefix=PATH "
+            "(COCO) or txtfile_prefix=FOLDER (Cityscapes)."
+        )
+    if args.format_only and chosen.get("txtfile_prefix") and not _has_masks(config.data["model"]):
+        raise ConfigError(
+            "--format-only: txtfile_prefix asks for Cityscapes masks, but the model has no mask head; "
+            "expected a model with one. Give jsonfile_prefix instead."
+        )
+    if args.show or args.show_dir:
+        from detector.inference import drawing_paths
+
+        drawing_paths(dataset, _drawings(args))
+
+
+def _check_metrics(
+    metrics: list[str], config: Config, dataset: DetectionDataset, options: Mapping[str, Any]
+) -> None:
+    """Metrics that exist, that the model can have, and ground truth to compare with."""
+    from detector.engine.scoring import CITYSCAPES_METRIC, COCO_METRICS, ground_truth_dir
+    from detector.engine.settings import check_keys
+    from detector.errors import ConfigError, DatasetError
+    from detector.evaluation.annotations import read_truth
+
+    check_keys("--eval", dict.fromkeys(metrics), (*COCO_METRICS, CITYSCAPES_METRIC))
+    of_masks = [metric for metric in metrics if metric in ("segm", CITYSCAPES_METRIC)]
+    if of_masks and not _has_masks(config.data["model"]):
+        raise ConfigError(
+            f"--eval {of_masks[0]}: measures masks, but the model of {config.path} has no mask head; "
+            "expected 'bbox' or 'proposal'. Leave the metric out, or take a config with a mask head."
+        )
+    if set(metrics) & set(COCO_METRICS) and not len(dataset.index.labels):
+        read_truth(dataset.ann_file)
+    if CITYSCAPES_METRIC in metrics:
+        folder = ground_truth_dir(dataset.img_prefix, options.get("gt_dir"))
+        if not folder.is_dir():
+            raise DatasetError(
+                f"{folder}: found no such folder, expected the split's Cityscapes ground truth. "
+                "Link the data set, or give --eval-options gt_dir=FOLDER."
+            )
+
+
+def _has_masks(node: Any) -> bool:
+    """Whether a model's config has a mask head."""
+    if isinstance(node, list | tuple):
+        return any(_has_masks(item) for item in node)
+    return isinstance(node, dict) and (
+        bool(node.get("mask_head")) or any(_has_masks(value) for value in node.values())
+    )
+
+
+def print_metrics(metrics: dict[str, float | str]) -> None:
+    """One metric per line."""
+    for name, value in metrics.items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _draw(args: argparse.Namespace, dataset: Any, results: Any) -> None:
+    """Draw the results into --show-dir."""
+    from detector.inference import draw_results
+
+    folder = _drawings(args)
+    if args.show and not args.show_dir:
+        sys.stderr.write(f"--show: images are written to {folder} instead of a window\n")
+    paths = draw_results(dataset, results, folder, score_thr=args.show_score_thr)
+    print(f"drawn: {len(paths)} images in {folder}")
+
+
+def _drawings(args: argparse.Namespace) -> Path:
+    """Folder of the drawn images."""
+    return Path(args.show_dir or "show")
+
+
+def _device(args: argparse.Namespace) -> str | None:
+    """Device of the arguments; None to choose."""
+    if args.device is not None:
+        return str(args.device)
+    number = args.gpu_ids[0] if args.gpu_ids else args.gpu_id
+    return None if number is None else f"cuda:{number}"

@@ -1,0 +1,1 @@
+"""From one annotation format to another, on disk."""

@@ -1,0 +1,9 @@
+"""From a server, or a recipe, to the data store, and from the store into the project."""
+
+from __future__ import annotations
+
+from detector.data.download.datasets import DATASETS, default_store, load_source
+from detector.data.download.link import link
+from detector.data.download.store import download
+
+__all__ = ["DATASETS", "default_store", "download", "link", "load_source"]

@@ -1,0 +1,278 @@
+"""Running a checkpoint over a data set: what `detector test` and the pipeline's evaluation do."""
+
+# ruff: noqa: PT028 - `test` is a command here, not a test case
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detector.build import build_model
+from detector.checkpoint.files import load_checkpoint
+from detector.checkpoint.load import load_state
+from detector.config import Config
+from detector.data.datasets import build_dataset
+from detector.data.datasets.base import DetectionDataset
+from detector.data.loader import build_test_loader
+from detector.engine import distributed
+from detector.engine.gathering import gather
+from detector.engine.interrupts import Interrupted
+from detector.engine.placement import place_model
+from detector.engine.scoring import (
+    ImageId,
+    Metrics,
+    Results,
+    evaluate_results,
+    format_results,
+    read_results,
+    write_metrics,
+    write_results,
+)
+from detector.engine.settings import LOADER_KEYS, check_keys
+from detector.errors import CheckpointError, ConfigError
+from detector.progress import Progress
+from detector.structures.samples import Batch, Detections
+
+__all__ = [
+    "ImageId",
+    "Metrics",
+    "Results",
+    "evaluate_results",
+    "format_results",
+    "infer_dataset",
+    "load_model",
+    "read_results",
+    "run_inference",
+    "split_dataset",
+    "test",
+    "write_metrics",
+    "write_results",
+]
+
+EMPTY = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.int64))
+logger = logging.getLogger(__name__)
+
+
+def split_dataset(config: Config, split: str = "test") -> DetectionDataset:
+    """The config's data set of a split, with its test pipeline.
+
+    Raises:
+        ConfigError: the config has no such split, or one made of several data sets.
+        DatasetError: annotations or images are missing or do not fit the classes.
+    """
+    settings = (config.data.get("data") or {}).get(split)
+    if settings is None:
+        raise ConfigError(
+            f"{config.path}: data.{split}: found nothing; expected a data set dict(type=..., ann_file=...)."
+        )
+    dataset = build_dataset(settings, test_mode=True, where=f"data.{split}")
+    if not isinstance(dataset, DetectionDataset):
+        raise ConfigError(
+            f"{config.path}: data.{split}: found a {type(dataset).__name__}; expected one annotation file "
+            "to evaluate on."
+        )
+    return dataset
+
+
+@torch.inference_mode()
+def run_inference(
+    model: nn.Module,
+    loader: Iterable[Sequence[Batch]],
+    device: torch.device,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Results:
+    """Detections of every image the loader gives to this process.
+
+    Args:
+        model: detector in eval mode on ``device``.
+        loader: yields one Batch per view.
+        device: where batches go.
+        progress: advanced by images.
+        should_stop: asked between batches.
+
+    Raises:
+        Interrupted: ``should_stop`` said so.
+        ConfigError: several views per image (test-time augmentation).
+    """
+    results: Results = {}
+    for views in loader:
+        if should_stop is not None and should_stop():
+            raise Interrupted(15)
+        if len(views) != 1:
+            raise ConfigError(
+                f"test pipeline: found {len(views)} views per image; expected 1, test-time augmentation is "
+                "not available yet. "
+                "Use one img_scale and flip=False in MultiScaleFlipAug."
+            )
+        batch = views[0].to(device)
+        detections: list[Detections] = model.predict(batch, rescale=True)  # type: ignore[operator]
+        for meta, found in zip(batch.metas, detections, strict=True):
+            results[meta.image_id] = found.cpu()
+        if progress is not None:
+            progress.advance(len(batch.metas))
+    return results
+
+
+def infer_dataset(
+    model: nn.Module,
+    dataset: DetectionDataset,
+    device: torch.device,
+    *,
+    loader_settings: Mapping[str, Any],
+    what: str,
+    should_stop: Callable[[], bool] | None = None,
+    shared_dir: Path | None = None,
+) -> tuple[Results, int]:
+    """Results of a whole data set: each process does its part, process 0 gets them all.
+
+    Args:
+        model: detector in eval mode on ``device``.
+        dataset: from ``split_dataset``.
+        device: where batches go.
+        loader_settings: samples_per_gpu and workers_per_gpu.
+        what: text of the progress bar.
+        should_stop: asked between batches.
+        shared_dir: folder that every process can reach; needed only when there are several.
+
+    Returns:
+        (results by image id in data-set order, number of batches); on other processes than 0 only their own
+        part.
+    """
+    loader = build_test_loader(
+        dataset,
+        samples_per_gpu=int(loader_settings["samples_per_gpu"]),
+        workers_per_gpu=int(loader_settings["workers_per_gpu"]),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    size = int(loader_settings["samples_per_gpu"])
+    total = len(dataset) if distributed.world_size() == 1 else None
+    try:
+        with Progress(total, what, enabled=distributed.rank() == 0) as progress:
+            results = run_inference(model, loader, device, progress=progress, should_stop=should_stop)
+    finally:
+        loader.close()
+    if distributed.world_size() > 1:
+        results = gather(results, shared_dir or Path(".dist_test"))
+    if distributed.rank() == 0:
+        results = {image_id: results.get(image_id, EMPTY) for image_id in dataset.image_ids}
+    return results, -(-len(dataset) // size)
+
+
+def test(
+    config: Config,
+    checkpoint: str | Path,
+    *,
+    split: str = "test",
+    dataset: DetectionDataset | None = None,
+    out: str | Path | None = None,
+    score_threshold: float | None = None,
+    device: str | None = None,
+    tmpdir: str | Path | None = None,
+) -> Results:
+    """Run a checkpoint on a split of its config's data.
+
+    Args:
+        config: gives model, data and loader.
+        checkpoint: file of this project or of MMDetection 2.x.
+        split: 'test', 'val' or 'train'.
+        dataset: the split's data set if it is built already.
+        out: results file to write, .pkl.
+        score_threshold: lowest score of a detection, in place of the config's.
+        device: 'cpu', 'cuda:0' ...; None for a GPU if there is one.
+        tmpdir: folder shared by all processes.
+
+    Returns:
+        detections by image id, in the data set's order (process 0).
+
+    Raises:
+        CheckpointError: the file does not fit the model or was trained for classes in another order.
+    """
+    where = distributed.resolve_device(device)
+    data = dataset if dataset is not None else split_dataset(config, split)
+    loader_settings = config.data["data"].get(f"{split}_dataloader") or {
+        "samples_per_gpu": 1,
+        "workers_per_gpu": 2,
+    }
+    check_keys(f"data.{split}_dataloader", loader_settings, LOADER_KEYS)
+    model = load_model(config, checkpoint, class_names=data.class_names, score_threshold=score_threshold)
+    model = place_model(model, where, config.data)
+    results, _ = infer_dataset(
+        model,
+        data,
+        where,
+        loader_settings=loader_settings,
+        what=f"test {split}",
+        shared_dir=Path(tmpdir) if tmpdir else None,
+    )
+    if out is not None and distributed.rank() == 0:
+        write_results(out, data, results)
+    return results
+
+
+def load_model(
+    config: Config,
+    checkpoint: str | Path,
+    *,
+    class_names: Sequence[str],
+    score_threshold: float | None = None,
+) -> nn.Module:
+    """The config's model with a checkpoint's weights, in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: tensors are missing, left over or of another shape, or the classes are in another
+            order.
+    """
+    model_cfg = with_score_threshold(config.data["model"], score_threshold)
+    top_level = with_score_threshold({"test_cfg": config.data.get("test_cfg")}, score_threshold)
+    model = build_model(model_cfg, training=False, test_cfg=top_level["test_cfg"])
+    file = load_checkpoint(Path(checkpoint))
+    check_classes(file.meta.get("CLASSES"), class_names, where=str(checkpoint))
+    load_state(model, file, strict=True)
+    return model.eval()
+
+
+def check_classes(trained: Sequence[str] | None, wanted: Sequence[str], *, where: str) -> None:
+    """Refuse a checkpoint whose labels mean other classes than the data set's.
+
+    Raises:
+        CheckpointError: a class stands at another position, or the numbers of classes differ.
+    """
+    if not trained:
+        return
+    names = [trained] if isinstance(trained, str) else list(trained)
+    moved = [name for i, name in enumerate(wanted) if name in names and (i >= len(names) or names[i] != name)]
+    if len(names) != len(wanted) or moved:
+        raise CheckpointError(
+            f"{where}: trained for {len(names)} classes "
+            f"({', '.join(names[:8])}{' …' if len(names) > 8 else ''}); the data set has "
+            f"{len(wanted)} ({', '.join(list(wanted)[:8])}{' …' if len(wanted) > 8 else ''}); expected the "
+            "same ones in the same order. "
+            "Set classes=(…) of the data set in the config to the checkpoint's order, or take another "
+            "checkpoint."
+        )
+    if names != list(wanted):
+        logger.warning("%s: trained for classes %s, the data set names them %s", where, names, list(wanted))
+
+
+def with_score_threshold(model_cfg: Mapping[str, Any], threshold: float | None) -> dict[str, Any]:
+    """A copy of a model config with another ``score_thr`` throughout ``test_cfg``; None changes nothing."""
+
+    def replaced(node: Any, inside: bool) -> Any:
+        if isinstance(node, Mapping):
+            return {
+                key: threshold
+                if inside and key == "score_thr"
+                else replaced(value, inside or key == "test_cfg")
+                for key, value in node.items()
+            }
+        return type(node)(replaced(item, inside) for item in node) if isinstance(node, list | tuple) else node
+
+    return dict(model_cfg) if threshold is None else dict(replaced(model_cfg, False))

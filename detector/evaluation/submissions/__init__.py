@@ -1,0 +1,1 @@
+"""Files for test servers: write and check."""

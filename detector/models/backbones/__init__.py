@@ -1,0 +1,1 @@
+"""From an image batch to feature maps of several strides."""

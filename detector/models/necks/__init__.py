@@ -1,0 +1,1 @@
+"""From backbone maps to maps of equal width."""

@@ -1,0 +1,1 @@
+"""Class and box per region."""

@@ -1,0 +1,1 @@
+"""Mask per region."""

@@ -1,0 +1,1 @@
+"""Layers that box and mask heads share."""

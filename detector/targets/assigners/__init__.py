@@ -1,0 +1,1 @@
+"""Which ground-truth box each prior or proposal stands for."""

@@ -1,0 +1,1 @@
+"""Boxes or points a dense head starts from."""

@@ -1,0 +1,1 @@
+"""Which priors or proposals take part in the loss."""

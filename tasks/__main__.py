@@ -1,0 +1,146 @@
+"""`python -m tasks <step>`: run one step, as the stages of dvc.yaml do. params.yaml gives the defaults."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from detector.errors import ConfigError, DetectorError
+from tasks.launch import ProcessError
+from tasks.registry import DATA_STEPS, STEPS, request_for
+from tasks.request import Request
+
+PARAMS_FILE = Path("params.yaml")
+UNTRACKED = {"processes", "device", "store"}  # no stage of dvc.yaml has them among its params
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
+    made.add_argument("step", choices=list(STEPS))
+    made.add_argument("--config", help="family name, full config name or path")
+    made.add_argument("--dataset", help="data set for a family name, and for prepare and convert")
+    made.add_argument("--seed", type=int)
+    made.add_argument("--epochs", type=int, help="replaces the length of the config's schedule")
+    made.add_argument(
+        "--score-threshold", type=_threshold, default=argparse.SUPPRESS,
+        help="detections below are not evaluated or submitted; none: as in the config",
+    )  # fmt: skip
+    made.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU, otherwise the CPU)")
+    made.add_argument("--processes", type=int, help="training processes, one per GPU")
+    made.add_argument("--store", help="folder for downloads (default: $DETECTOR_DATASETS or .datasets)")
+    made.add_argument("--request", help=argparse.SUPPRESS)  # JSON of everything; params.yaml is not read then
+    made.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def _threshold(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def params() -> dict[str, Any]:
+    """The values of params.yaml.
+
+    Raises:
+        ConfigError: the file is missing or is not a mapping of known names.
+    """
+    try:
+        data = yaml.safe_load(PARAMS_FILE.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{Path.cwd()}: found no params.yaml; expected the project's folder. Change to it first."
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{PARAMS_FILE}: found no valid YAML; expected `name: value` lines. {error}"
+        ) from error
+    known = Request.__dataclass_fields__
+    unknown = sorted(set(data) - set(known)) if isinstance(data, dict) else [str(data)]
+    if unknown:
+        raise ConfigError(
+            f"{PARAMS_FILE}: found {unknown}; expected names among {sorted(known)}. Remove or correct them."
+        )
+    return dict(data)
+
+
+def request_from(arguments: argparse.Namespace) -> Request:
+    """The request: the command line's values over those of params.yaml.
+
+    Raises:
+        ConfigError: DVC runs this with a config name that is not the one its outputs are named after.
+    """
+    if arguments.request is not None:
+        return Request(**json.loads(arguments.request))
+    given = {
+        name: value for name, value in vars(arguments).items()
+        if name in Request.__dataclass_fields__ and (value is not None or name == "score_threshold")
+    }  # fmt: skip
+    values = params()
+    request = Request(**{**values, **given})
+    if "DVC_STAGE" in os.environ:
+        _check_tracked(values)
+        if arguments.step not in DATA_STEPS:
+            _check_named(request)
+    return request
+
+
+def _check_tracked(values: Mapping[str, Any]) -> None:
+    """Refuse values of params.yaml that no stage of dvc.yaml depends on."""
+    if unknown := sorted(UNTRACKED & set(values)):
+        raise ConfigError(
+            f"{PARAMS_FILE}: found {', '.join(unknown)}; expected only what dvc.yaml names as params: DVC "
+            "would not notice a change. Remove it; the store can be given as DETECTOR_DATASETS, the others "
+            "on the command line of `python -m tasks`."
+        )
+
+
+def _check_named(request: Request) -> None:
+    """Refuse a config whose outputs or data are not where dvc.yaml says."""
+    if request.config != request.name:
+        raise ConfigError(
+            f"{PARAMS_FILE}: found config: {request.config}; expected a full name: dvc.yaml names the "
+            f"outputs after it. Write config: {request.name}."
+        )
+    if request.data and request.data.dataset != request.dataset:
+        raise ConfigError(
+            f"{PARAMS_FILE}: found dataset: {request.dataset}; expected the one that {request.name} reads: "
+            f"dvc.yaml prepares that one. Write dataset: {request.data.dataset}."
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step; 0 when it is done, 1 on an error of the user, above 128 after a signal."""
+    arguments = parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        request = request_from(arguments)
+        STEPS[arguments.step].ensure(request_for(arguments.step, request), log=_say)
+    except DetectorError as error:
+        if arguments.verbose:
+            raise
+        print(f"{arguments.step}: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, ProcessError) else 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The report of a run, in Markdown, and its metrics as table rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.request import Request
+from tasks.tracked_run import RunFile
+
+AS_IN_CONFIG = "as in the config"
+HEADLINE = ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50", "cityscapes_AP")
+
+
+def markdown(request: Request, done: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> str:
+    """What was asked, what each step made, and the result.
+
+    Args:
+        request: the run.
+        done: the tasks' summaries in order.
+        metrics: name -> value, empty when nothing was evaluated.
+    """
+    asked = f"config `{request.name}`, seed {request.seed}, epochs {request.epochs or AS_IN_CONFIG}"
+    threshold = AS_IN_CONFIG if request.score_threshold is None else request.score_threshold
+    lines = [f"# {request.name}", "", f"{asked}, score threshold {threshold}.", ""]
+    if metrics:
+        lines += ["| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {metrics[name]:.4f} |" for name in HEADLINE if name in metrics]
+        lines.append("")
+    lines += ["| step | made in | outputs |", "|---|---|---|"]
+    lines += [
+        f"| {step['step']} | {step['seconds']:.1f} s | {_shortened(step['outputs'])} |" for step in done
+    ]
+    tracked = RunFile.load(request.run_dir)
+    if tracked.run_id:
+        lines += ["", f"MLflow run [{tracked.run_id}]({tracked.url}) (start `mlflow ui` to open it)."]
+    return "\n".join([*lines, "", f"All files are in `{request.run_dir}`.", ""])
+
+
+def _shortened(outputs: Sequence[str], limit: int = 4) -> str:
+    shown = ", ".join(f"`{path}`" for path in outputs[:limit])
+    return f"{shown} and {len(outputs) - limit} more" if len(outputs) > limit else shown
+
+
+def rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The metrics as rows of a table."""
+    return [{"metric": name, "value": round(value, 4)} for name, value in sorted(metrics.items())]

@@ -1,0 +1,191 @@
+"""What a user asks of the pipeline, as plain values, and the places that follow from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from detector.config import Config, load_config, resolve_config
+from detector.errors import DatasetError
+from tasks.digests import DigestCache, digest
+
+DATA_ROOT = Path("data")
+RUNS_ROOT = Path("runs")
+SOURCES = (Path("configs/sources"), Path("data/sources"))  # as kept in git, DVC's copy of it
+PATH_KEYS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file", "ins_ann_file")
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """A data set by name and the store that holds its files.
+
+    Attributes:
+        dataset: name of the data set; its place in the project is ``data/<dataset>``.
+        store: folder outside the project for downloads; None means ``DETECTOR_DATASETS`` or ``.datasets``.
+    """
+
+    dataset: str = "sample"
+    store: str | None = None
+
+    @property
+    def root(self) -> Path:
+        """The place of the data set in the project."""
+        return DATA_ROOT / self.dataset
+
+    @property
+    def store_path(self) -> Path:
+        """The absolute path of the store."""
+        return Path(self.store or os.environ.get("DETECTOR_DATASETS") or ".datasets").expanduser().absolute()
+
+    def recipe(self) -> dict[str, str]:
+        """File name -> content digest of what describes the data set's sources."""
+        for folder in SOURCES:
+            files = sorted(folder.glob(f"{self.dataset}.yaml")) if self.dataset else []
+            if files:
+                return {path.name: sha for path, sha in DigestCache().files(files).items()}
+        return {}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run of the pipeline.
+
+    Attributes:
+        config: a family name ('mask_rcnn'), a full config name or a path.
+        dataset: the data for a family name; a full config brings its own.
+        seed: of the training.
+        epochs: replaces the length of the config's schedule.
+        score_threshold: detections below it are not evaluated or submitted; None means as in the config.
+        device: 'cpu', 'cuda' or 'cuda:N'; None takes the first GPU there is, otherwise the CPU.
+        processes: training processes, one per GPU (or per group of CPU cores).
+        store: see DataRequest.
+    """
+
+    config: str = "mask_rcnn"
+    dataset: str = "sample"
+    seed: int = 0
+    epochs: int | None = None
+    score_threshold: float | None = None
+    device: str | None = None
+    processes: int = 1
+    store: str | None = None
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The overrides that the request makes to its config."""
+        return {} if self.epochs is None else {"runner.max_epochs": self.epochs}
+
+    @cached_property
+    def loaded(self) -> Config:
+        """The config with the request's overrides applied."""
+        return load_config(resolve_config(self.config, self.dataset), self.options)
+
+    @property
+    def name(self) -> str:
+        """The full name of the config."""
+        return self.loaded.name
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything made from this config and seed is kept."""
+        return RUNS_ROOT / self.name / f"seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The promoted result of the training."""
+        return self.run_dir / "model.pth"
+
+    @property
+    def data(self) -> DataRequest | None:
+        """The data set below ``data/`` that the config reads, or None when its files come from elsewhere."""
+        for part in ("train", "val", "test"):
+            for path in self._paths(part):
+                request = DataRequest(dataset=path.parts[1] if len(path.parts) > 2 else "", store=self.store)
+                if path.parts[0] == DATA_ROOT.name and request.recipe():
+                    return request
+        return None
+
+    def _paths(self, part: str) -> list[Path]:
+        return dataset_paths((self.loaded.data.get("data") or {}).get(part))
+
+    def inputs(self, *parts: str) -> dict[str, str]:
+        """Path -> content digest of the annotations and images of the dataset parts ('train', 'val', 'test').
+
+        Raises:
+            DatasetError: something named in the config is not there.
+        """
+        return self.digests(
+            [path for part in parts for path in dataset_paths(self.loaded.data.get("data", {}).get(part))]
+        )
+
+    def digests(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Path -> content digest.
+
+        Raises:
+            DatasetError: a path is not there.
+        """
+        for path in paths:
+            if not path.exists():
+                raise DatasetError(self._missing(path))
+        cache = DigestCache()
+        return {path.as_posix(): cache.tree(path) for path in dict.fromkeys(paths)}
+
+    def _missing(self, path: Path) -> str:
+        where = f"{self.loaded.path}: {path} does not exist, but the config reads it."
+        if self.data is None:
+            return f"{where} Put the data there, or set data_root in the config to where it is."
+        name = self.data.dataset
+        return (
+            f"{where} The data set {name!r} is not prepared in this folder. Type "
+            f"`python -m tasks prepare --dataset {name}` and `python -m tasks convert --dataset {name}`, "
+            f"or `prefect deployment run prepare-data --param dataset={name}`."
+        )
+
+    def settings(self, *, without: Sequence[str] = ()) -> str:
+        """A digest of the config's effective values, leaving out the dotted keys in ``without``."""
+        return digest(_freeze(_pruned(self.loaded.data, [key.split(".") for key in without])))
+
+
+def dataset_paths(cfg: Any) -> list[Path]:
+    """Every file and folder that a dataset section of a config reads, wrappers and lists followed."""
+    return list(dict.fromkeys(_paths(cfg, "")))
+
+
+def _paths(cfg: Any, root: str) -> Iterator[Path]:
+    if isinstance(cfg, list | tuple):
+        for item in cfg:
+            yield from _paths(item, root)
+        return
+    if not isinstance(cfg, Mapping):
+        return
+    root = cfg.get("data_root") or root
+    for key in PATH_KEYS:
+        value = cfg.get(key)
+        values = value if isinstance(value, list | tuple) else [value]
+        yield from (Path(root, item) for item in values if isinstance(item, str) and item)
+    for key in ("dataset", "datasets"):
+        yield from _paths(cfg.get(key), root)
+
+
+def _pruned(value: Any, dropped: Sequence[Sequence[str]]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    gone = {path[0] for path in dropped if len(path) == 1}
+    return {
+        key: _pruned(item, [path[1:] for path in dropped if len(path) > 1 and path[0] == key])
+        for key, item in value.items()
+        if key not in gone
+    }
+
+
+def _freeze(value: Any) -> Any:
+    """A JSON-able form in which a tuple differs from a list and 1 from 1.0."""
+    if isinstance(value, Mapping):
+        return {str(key): _freeze(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, *map(_freeze, value)]
+    return repr(value)

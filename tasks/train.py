@@ -1,0 +1,165 @@
+"""Step `train`: a checkpoint and its loss curve from a config, a data set and a seed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detector.errors import CheckpointError
+from tasks import launch, spool, tracked_run, tracking
+from tasks.digests import DigestCache, digest
+from tasks.request import Request
+from tasks.steps import Job, Step, write_text
+from tasks.tracked_run import Facts
+
+WEIGHT_KEYS = ("load_from", "resume_from", "pretrained", "checkpoint")  # the last one is of init_cfg
+KEY_FILE = "step_key"  # beside the checkpoints: which key they belong to
+# Keys of a config that cannot change the weights: names, messages, and what only validation and testing read.
+NOT_TRAINING = (
+    "work_dir", "log_level", "dist_params", "evaluation", "test_pipeline", "val_dataloader",
+    "test_dataloader", "data.val", "data.test", "data.val_dataloader", "data.test_dataloader",
+    "data.train_dataloader.workers_per_gpu", "data.train_dataloader.persistent_workers",
+    "checkpoint_config", "model.test_cfg.rcnn", "test_cfg.rcnn",
+)  # fmt: skip
+
+
+def run(job: Job, request: Request) -> dict[str, Any]:
+    """Train in our own processes, resuming only a training of the same key; promote the last checkpoint."""
+    work_dir = prepare_work_dir(request.run_dir / "train", job)
+    tracked_run.begin(work_dir, job.key)
+
+    def what() -> Facts:
+        return facts(job.key, request)
+
+    with tracking.track(work_dir, what, job.log):
+        argv = launch.command(arguments_for(request, work_dir), processes=request.processes)
+        job.log(f"$ {' '.join(argv)}")
+        launch.run(argv, what="the training", log=job.log)
+    sha256 = promote(work_dir, request.checkpoint)
+    rows = spool.read(work_dir, spool.Position())
+    write_text(request.run_dir / "loss.csv", spool.loss_table(rows))
+    tracking.finish(work_dir, what, request.checkpoint, sha256, job.log)
+    return {"checkpoint": request.checkpoint.as_posix(), "sha256": sha256}
+
+
+def prepare_work_dir(work_dir: Path, job: Job) -> Path:
+    """The folder of this key's checkpoints; the one of the key before is kept as ``<name>.previous``."""
+    previous = work_dir.with_name(f"{work_dir.name}.previous")
+    aside = work_dir.with_name(f".{work_dir.name}.aside")
+    _recover(work_dir, previous, aside)
+    if work_dir.exists() and key_of(work_dir) != job.key:
+        work_dir.rename(aside)
+        if previous.exists() and key_of(previous) == job.key:
+            previous.rename(work_dir)
+            job.log(f"train: going on with {previous}, which is of the same code, config and data")
+        else:
+            shutil.rmtree(previous, ignore_errors=True)
+            job.log(f"train: starting afresh; the training of other code, config or data is now {previous}")
+        aside.rename(previous)
+    write_text(work_dir / KEY_FILE, job.key + "\n")
+    return work_dir
+
+
+def _recover(work_dir: Path, previous: Path, aside: Path) -> None:
+    """Finish an exchange of the folders that was killed halfway."""
+    if not aside.exists():
+        return
+    if not work_dir.exists():
+        aside.rename(work_dir)
+        return
+    shutil.rmtree(previous, ignore_errors=True)
+    aside.rename(previous)
+
+
+def key_of(work_dir: Path) -> str:
+    """The key that a folder of checkpoints belongs to, empty when unknown."""
+    marker = work_dir / KEY_FILE
+    return marker.read_text().strip() if marker.is_file() else ""
+
+
+def arguments_for(request: Request, work_dir: Path) -> list[str]:
+    """The arguments of ``detector`` that put the request into words."""
+    arguments = [
+        "train",
+        str(request.loaded.path),
+        "--work-dir",
+        str(work_dir),
+        "--seed",
+        str(request.seed),
+        "--auto-resume",
+    ]
+    if request.processes > 1:
+        arguments += ["--launcher", "pytorch"]
+    options = [f"{key}={value}" for key, value in request.options.items()]
+    arguments += ["--cfg-options", *options] if options else []
+    if request.device is not None:
+        arguments += ["--device", request.device]
+    return arguments
+
+
+def promote(work_dir: Path, target: Path) -> str:
+    """Write the last checkpoint, without what only a resume needs, to ``target``; returns its sha256.
+
+    Raises:
+        CheckpointError: the training left no checkpoint.
+    """
+    from detector.checkpoint.files import load_checkpoint, save_checkpoint
+
+    latest = work_dir / "latest.pth"
+    if not latest.exists():
+        raise CheckpointError(
+            f"{latest}: the training ended without a checkpoint; expected the link to the newest one. "
+            "Set checkpoint_config.interval in the config to at most the number of epochs."
+        )
+    found = load_checkpoint(latest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return save_checkpoint(target, {"meta": found.meta, "state_dict": found.state_dict})
+
+
+def facts(key: str, request: Request) -> Facts:
+    """What MLflow is told about the training."""
+    data = request.data
+    return Facts(
+        name=request.name, seed=request.seed, key=key, dataset=data.dataset if data else request.name,
+        data=digest(request.inputs("train", "val")), config=request.loaded.data, text=request.loaded.text(),
+    )  # fmt: skip
+
+
+def inputs(request: Request) -> dict[str, Any]:
+    """Everything that the weights depend on; validation only watches, so its data is not part of it."""
+    return {
+        "config": request.settings(without=NOT_TRAINING),
+        "data": request.inputs("train"),
+        "weights": first_weights(request.loaded.data),
+        "seed": request.seed,
+        "processes": request.processes,
+    }
+
+
+def first_weights(config: Any) -> dict[str, str]:
+    """Path -> content digest of the files that a config, or a part of it, names as weights to start from."""
+    found: dict[str, str] = {}
+    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        if isinstance(value, Mapping | list | tuple):
+            found.update(first_weights(value))
+        elif key in WEIGHT_KEYS and isinstance(value, str) and Path(value).expanduser().is_file():
+            found[value] = DigestCache().file(Path(value).expanduser())
+    return found
+
+
+def outputs(request: Request) -> list[Path]:
+    """The promoted checkpoint and the loss curve."""
+    return [request.checkpoint, request.run_dir / "loss.csv"]
+
+
+STEP: Step[Request] = Step(
+    name="train",
+    run=run,
+    inputs=inputs,
+    outputs=outputs,
+    code=("detector.commands.train", "detector.engine.train"),
+    ignore=("detector.evaluation", "detector.engine.evaluate", "detector.visualize", "detector.cli"),
+    versions=("torch", "torchvision", "numpy", "opencv-python", "pycocotools"),
+)

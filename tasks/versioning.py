@@ -1,0 +1,51 @@
+"""What DVC and git know about this folder, read from their files; nothing here runs DVC or takes its lock."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DATA_FILE = Path("data.dvc")
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit the working tree stands on, and whether tracked files differ from it."""
+
+    commit: str
+    dirty: bool
+
+
+def data_digest() -> str | None:
+    """DVC's md5 of the data that ``data.dvc`` versions, or None when there is none."""
+    outs = _load(DATA_FILE).get("outs") or [{}]
+    md5 = outs[0].get("md5") if isinstance(outs[0], dict) else None
+    return str(md5) if md5 else None
+
+
+def git_state() -> GitState | None:
+    """The state of the git repository around the working directory, or None outside of one."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    return GitState(commit=commit, dirty=bool(_git("status", "--porcelain", "--untracked-files=no")))
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,151 @@
+"""Where first weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from detector.engine.initial_weights import (
+    Pretrained,
+    load_pretrained,
+    load_weights,
+    requested,
+    resolve_weights,
+    weights_url,
+)
+from detector.errors import CheckpointError
+
+FROM_B = {"type": "Pretrained", "checkpoint": "b"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "cache" / "weights").mkdir(parents=True)
+    return tmp_path / "cache" / "weights"
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            {"type": "X", "pretrained": "torchvision://resnet50"},
+            [Pretrained("backbone", "torchvision://resnet50")],
+        ),
+        ({"type": "X", "pretrained": None, "backbone": {"type": "R", "init_cfg": None}}, []),
+        (
+            {
+                "type": "X",
+                "backbone": {"type": "R", "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"}},
+            },
+            [Pretrained("backbone", "a.pth")],
+        ),
+        (
+            {
+                "type": "X",
+                "backbone": {
+                    "type": "R",
+                    "init_cfg": [
+                        {"type": "Kaiming"},
+                        {"type": "Pretrained", "checkpoint": "a.pth", "prefix": "backbone."},
+                    ],
+                },
+            },
+            [Pretrained("backbone", "a.pth", "backbone.")],
+        ),
+        ({"type": "X", "init_cfg": {"type": "Pretrained", "checkpoint": "a.pth"}}, [Pretrained("", "a.pth")]),
+        (
+            {
+                "type": "X",
+                "neck": {
+                    "type": "N",
+                    "rfp": {"type": "R", "init_cfg": {"type": "Pretrained", "checkpoint": "b"}},
+                },
+            },
+            [Pretrained("neck.rfp", "b")],
+        ),
+    ],
+)
+def test_requests_in_a_model_config(model: dict[str, Any], expected: list[Pretrained]) -> None:
+    assert requested(model) == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "ending"),
+    [
+        ("torchvision://resnet50", "/resnet50-0676ba61.pth"),
+        ("torchvision://resnet18", "/resnet18-f37072fd.pth"),
+        ("open-mmlab://detectron2/resnet50_caffe", "/resnet50_msra-5891d200.pth"),
+        ("https://host/x/y.pth", "https://host/x/y.pth"),
+    ],
+)
+def test_addresses(uri: str, ending: str) -> None:
+    assert (weights_url(uri) or "").endswith(ending)
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("torchvision://resnet50", "resnet50-0676ba61.pth"),
+        ("torchvision://resnet5000", "no model"),
+        ("open-mmlab://detectron2/resnet50_cafe", "Did you mean open-mmlab://detectron2/resnet50_caffe"),
+        ("missing.pth", "no file"),
+    ],
+)
+def test_what_is_not_there_is_named(uri: str, named: str) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        resolve_weights(uri)
+
+
+def test_a_file_in_the_cache_is_found(cache: Path) -> None:
+    (cache / "resnet18-f37072fd.pth").touch()
+    assert resolve_weights("torchvision://resnet18") == cache / "resnet18-f37072fd.pth"
+
+
+def test_only_keys_below_the_prefix_go_into_the_module(tmp_path: Path) -> None:
+    torch.save(
+        {"state_dict": {"backbone.weight": torch.ones(2, 2), "fc.weight": torch.ones(9)}}, tmp_path / "a.pth"
+    )
+    net = Net()
+    report = load_pretrained(net, Pretrained("backbone", str(tmp_path / "a.pth"), "backbone"))
+    assert report.matched == ("weight",)
+    assert torch.equal(net.backbone.weight, torch.ones(2, 2))
+
+
+def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
+    torch.save({"features.0": torch.ones(3)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="none of its 1 tensors"):
+        load_pretrained(Net(), Pretrained("backbone", str(tmp_path / "a.pth")))
+
+
+def test_load_from_makes_a_complete_backbone_unnecessary(tmp_path: Path) -> None:
+    source = Net()
+    torch.save(
+        {"state_dict": {**source.state_dict(), "head.weight": torch.ones(7, 2)}}, tmp_path / "full.pth"
+    )
+    net = Net()
+    lines = load_weights(
+        net, {"type": "X", "pretrained": "torchvision://resnet50"}, load_from=str(tmp_path / "full.pth")
+    )
+    assert torch.equal(net.backbone.weight, source.backbone.weight)
+    assert len(lines) == 1
+    assert "1 of another shape (head.weight)" in lines[0]
+
+
+def test_load_from_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"features.0": torch.ones(3)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"none of its 1 tensors.*features\.0.*backbone\.weight"):
+        load_weights(Net(), {"type": "X"}, load_from=str(tmp_path / "a.pth"))
