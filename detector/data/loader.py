@@ -75,7 +75,7 @@ def _sizes(views: Sequence[View]) -> tuple[tuple[int, ...], ...]:
 def _signals_held() -> Iterator[None]:
     """Hold back the signals of the group from this thread, and from the workers started meanwhile.
 
-    A worker inherits the mask and takes it off once it ignores them, so none dies of a signal while it starts.
+    A worker inherits the mask and takes it off once it ignores them: none dies of a signal while it starts.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
@@ -166,9 +166,9 @@ class _Loader:
     def _end_at_exit(self, workers: Sequence[BaseProcess]) -> None:
         """Let the end of the program kill these workers, should nobody have called ``close``.
 
-        Registered after the workers' own exit hooks, so that it runs before them: they send SIGTERM and wait, and
-        would wait forever for workers that ignore it. It holds the workers and not the loader, because a worker
-        whose neighbour died with a lock in its hand outlives the loader.
+        Registered after the workers' own exit hooks, so that it runs before them: they send SIGTERM and
+        wait, and would wait forever for workers that ignore it. It holds the workers and not the loader,
+        because a worker whose neighbour died with a lock in its hand outlives the loader.
         """
         if workers and self._at_exit is None:
             self._at_exit = partial(_kill, list(workers))
