@@ -224,7 +224,7 @@ def test_a_program_that_never_closes_its_loader_ends(ten: Any) -> None:
 
 
 def test_a_program_ends_whose_worker_was_killed(ten: Any) -> None:
-    # the one left is stuck, as on a lock that died with its neighbour; the loader is gone before the exit hooks
+    # the one left is stuck, as on a lock that died with its neighbour; the loader is gone before
     context = torch.multiprocessing.get_context("fork")
     program = context.Process(target=_leave_with_a_stuck_worker, args=(ten.section(),))
     program.start()
