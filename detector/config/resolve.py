@@ -19,6 +19,19 @@ FAMILIES: dict[tuple[str, str], str] = {
     ("faster_rcnn", "coco"): "faster_rcnn_r50_fpn_1x_coco",
     ("faster_rcnn", "cityscapes"): "faster_rcnn_r50_fpn_1x_cityscapes",
     ("faster_rcnn", "voc"): "faster_rcnn_r50_fpn_1x_voc0712",
+    ("mask_rcnn", "lvis"): "mask_rcnn_r50_fpn_sample1e-3_mstrain_1x_lvis_v1",
+    ("cascade_rcnn", "coco"): "cascade_rcnn_r50_fpn_1x_coco",
+    ("cascade_mask_rcnn", "coco"): "cascade_mask_rcnn_r50_fpn_1x_coco",
+    ("htc", "coco"): "htc_r50_fpn_1x_coco",
+    ("detectors", "coco"): "detectors_cascade_rcnn_r50_1x_coco",
+    ("scnet", "coco"): "scnet_r50_fpn_1x_coco",
+    ("retinanet", "coco"): "retinanet_r50_fpn_1x_coco",
+    ("retinanet", "voc"): "retinanet_r50_fpn_1x_voc0712",
+    ("fcos", "coco"): "fcos_r50_caffe_fpn_gn-head_1x_coco",
+    ("ssd", "coco"): "ssd300_coco",
+    ("ssd", "voc"): "ssd300_voc0712",
+    ("yolo", "coco"): "yolov3_d53_mstrain-608_273e_coco",
+    ("yolox", "coco"): "yolox_s_8x8_300e_coco",
 }
 
 

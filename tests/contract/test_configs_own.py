@@ -11,6 +11,7 @@ import pytest
 
 from detector.config import load_config
 from detector.config.read import read_file
+from detector.config.resolve import FAMILIES
 from detector.config.run_settings import KNOWN_KEYS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -34,16 +35,32 @@ def typed(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
-def test_the_promised_configs_are_there() -> None:
-    promised = {
-        "mask_rcnn/mask_rcnn_r50_fpn_1x_coco.py",
-        "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py",
-        "cityscapes/mask_rcnn_r50_fpn_1x_cityscapes.py",
-        "cityscapes/faster_rcnn_r50_fpn_1x_cityscapes.py",
-        "pascal_voc/faster_rcnn_r50_fpn_1x_voc0712.py",
-    }
+FAMILIES_PROMISED = [
+    "faster_rcnn",
+    "mask_rcnn",
+    "cascade_rcnn",
+    "htc",
+    "detectors",
+    "scnet",
+    "retinanet",
+    "fcos",
+    "ssd",
+    "yolo",
+    "yolox",
+    "pascal_voc",
+    "cityscapes",
+    "lvis",
+]
 
-    assert promised <= set(NAMESAKES)
+
+@pytest.mark.parametrize("family", FAMILIES_PROMISED)
+def test_the_promised_families_have_configs_of_published_models(family: str) -> None:
+    assert [name for name in NAMESAKES if name.startswith(f"{family}/")]
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES.values())))
+def test_family_names_lead_to_configs(name: str) -> None:
+    assert [found for found in ALL if Path(found).stem == name]
 
 
 @pytest.mark.parametrize("name", NAMESAKES)

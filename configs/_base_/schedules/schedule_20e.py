@@ -1,0 +1,5 @@
+# 20 epochs of SGD, 16 images per step; the rate falls to a tenth after epochs 16 and 19.
+runner = dict(type='EpochBasedRunner', max_epochs=20)
+optimizer = dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001)
+optimizer_config = dict(grad_clip=None)
+lr_config = dict(policy='step', step=[16, 19], warmup='linear', warmup_iters=500, warmup_ratio=0.001)
