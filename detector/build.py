@@ -7,6 +7,7 @@ spec; any other dict with a
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -38,6 +39,8 @@ def signature(target: type) -> Signature:
     """Parameters of ``target``'s constructor; those behind ``**kwargs`` are taken from its bases."""
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
+    # fields inherited from a spec of another module are annotated in that module's names
+    fields = typing.get_type_hints(target) if dataclasses.is_dataclass(target) else {}
     for base in target.__mro__:
         init = base.__dict__.get("__init__")
         if init is None:
@@ -49,7 +52,7 @@ def signature(target: type) -> Signature:
                 and name not in parameters
             ):
                 parameters[name] = parameter
-                hints[name] = typing.get_type_hints(init).get(name, Any)
+                hints[name] = (fields or typing.get_type_hints(init)).get(name, Any)
         if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
             break
     required = frozenset(n for n, p in parameters.items() if p.default is p.empty)

@@ -29,6 +29,12 @@ COMMANDS = (
     ("convert", "detector.commands.convert", "convert annotations to COCO format"),
     ("link", "detector.commands.link", "link a data set's folders below data/"),
     ("download", "detector.commands.download", "fetch or generate a data set"),
+    ("zoo", "detector.commands.zoo", "list the published models, or download the weights of one"),
+    (
+        "checkpoint",
+        "detector.commands.checkpoint",
+        "show what a checkpoint holds, or write its weights as safetensors",
+    ),
 )
 NO_LIBGL = (
     "OpenCV cannot be imported: {error}. The machine lacks the libraries that OpenCV's windows need; install "

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from detector.build import build_model
 from detector.checkpoint.files import load_checkpoint
 from detector.checkpoint.load import load_state
+from detector.checkpoint.weights import resolve_weights
 from detector.config import Config, load_config
 from detector.config.run_settings import replace_image_to_tensor
 from detector.data.collate import collate_views
@@ -56,7 +57,7 @@ def init_detector(
 
     Args:
         config: config file, name, or a loaded config.
-        checkpoint: weights; None leaves the model with the values it was built with.
+        checkpoint: weights, a path or an address; None leaves the model with the values it was built with.
         device: 'cuda:0', 'cpu' ...
         cfg_options: dotted keys over the config.
 
@@ -73,7 +74,8 @@ def init_detector(
     model: Any = build_model(loaded.data["model"], training=False, test_cfg=loaded.data.get("test_cfg"))
     classes: tuple[str, ...] | None = None
     if checkpoint is not None:
-        file = load_checkpoint(Path(checkpoint))
+        remote = "://" in str(checkpoint)
+        file = load_checkpoint(resolve_weights(str(checkpoint)) if remote else Path(checkpoint))
         load_state(model, file, strict=True)
         stored = file.meta.get("CLASSES")
         classes = ((stored,) if isinstance(stored, str) else tuple(stored)) if stored else None

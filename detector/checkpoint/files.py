@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detector.checkpoint.exchange import is_safetensors, read_safetensors
 from detector.checkpoint.formats import read_any
 from detector.errors import CheckpointError
 from detector.whole_files import replacing
@@ -110,10 +111,17 @@ def _ordered(value: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, or a bare state dict, without running anything it holds; tensors are in host memory.
 
+    Both serialisations of torch, and safetensors.
+
     Raises:
         CheckpointError: missing, unreadable, or without a state dict.
     """
     path = Path(path)
+    if path.is_file() and is_safetensors(path):
+        tensors, notes = read_safetensors(path)
+        return Checkpoint(
+            state_dict=tensors, meta=notes, raw={"state_dict": tensors, "meta": notes}, path=path
+        )
     value, foreign = read_any(path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a {type(value).__name__}; expected a dict with 'state_dict'.")

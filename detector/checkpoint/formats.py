@@ -1,4 +1,4 @@
-"""The two serialisations of torch: the zip archive and the older stream of pickles."""
+"""The two serialisations of torch, the zip archive and the older stream of pickles, and which a file has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from detector.checkpoint.exchange import is_safetensors
 from detector.checkpoint.unpickle import DTYPES, LazyStorage, SafeUnpickler, foreign_names, unwrap
 from detector.errors import CheckpointError
 
@@ -107,6 +108,13 @@ def read_legacy(path: Path) -> tuple[Any, tuple[str, ...]]:
                 raise CheckpointError(f"storage {key!r} holds {count} elements, expected {known[key].numel}.")
             _fill(known[key], stream.read(known[key].untyped.nbytes()))
     return unwrap(value), foreign_names([unpickler])
+
+
+def serialisation(path: Path) -> str:
+    """'safetensors', 'zip' or 'legacy', by a file's first bytes."""
+    if is_safetensors(path):
+        return "safetensors"
+    return "zip" if zipfile.is_zipfile(path) else "legacy"
 
 
 def read_any(path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detector.checkpoint.describe import class_names, guess_backbone
 from detector.checkpoint.files import Checkpoint
 from detector.checkpoint.upgrades import upgrade
 from detector.errors import CheckpointError
@@ -91,31 +93,99 @@ def _listed(title: str, keys: Sequence[str]) -> str:
     return f"{title} ({len(keys)}): {', '.join(keys[:_SHOWN])}{more}"
 
 
-def likely_cause(report: LoadReport) -> str:
+@dataclass(frozen=True)
+class Sides:
+    """What is known of the file and of the model besides their keys, each as (file, model).
+
+    Attributes:
+        classes: number of classes.
+        backbones: what the keys look like, such as 'ResNet-50'.
+    """
+
+    classes: tuple[int | None, int | None] = (None, None)
+    backbones: tuple[str | None, str | None] = (None, None)
+
+
+def likely_cause(report: LoadReport, sides: Sides = Sides()) -> str:
     """A guess at why the keys differ, from the shape of the differences."""
-    outputs = ("fc_cls", "fc_reg", "conv_logits", "retina_cls", "conv_cls", "cls_convs")
     odd = list(report.mismatched)
-    if (
-        odd
-        and all(any(part in key for part in outputs) for key in odd)
-        and not (report.missing or report.unexpected)
-    ):
-        key = next((k for k in odd if "fc_cls" in k or "conv_logits" in k or "cls" in k), odd[0])
-        found, wanted = (shape[0] for shape in report.mismatched[key])
-        extra = 1 if "fc_cls" in key else 0
-        return (
-            f"another number of classes: the file's {key} has {found - extra}, the model's {wanted - extra}. "
-            "Use the config the file was trained with, or set num_classes of the heads."
-        )
     differing = [*report.missing, *report.unexpected, *odd]
     backbone = [k for k in differing if k.startswith("backbone.")]
     if not report.matched:
         return "the file belongs to another model altogether, or its keys carry an unknown prefix."
-    if backbone and len(backbone) * 2 >= len(differing):
-        return "another backbone (depth or type): use the config the file was trained with."
+    if not (report.missing or report.unexpected) and _only_outputs_differ(report):
+        return _other_outputs(report, sides.classes)
+    found, wanted = sides.backbones
+    if backbone and (len(backbone) * 2 >= len(differing) or (found and wanted and found != wanted)):
+        named = f" ({found} in the file, {wanted} in the model)" if found and found != wanted else ""
+        return f"another backbone{named or ' (depth or type)'}: use the config the file was trained with."
     if any("mask_head" in k for k in differing) and all("mask" in k for k in differing):
         return "one of the two has a mask head and the other has none: Mask R-CNN against Faster R-CNN."
     return "the config describes another model than the file's: use the config the file was trained with."
+
+
+def _only_outputs_differ(report: LoadReport) -> bool:
+    """Whether every tensor of another shape belongs to a head and differs in its number of outputs alone."""
+    return all(
+        not key.startswith(("backbone.", "neck."))
+        and found[1:] == wanted[1:]
+        and len(found) == len(wanted) > 0
+        for key, (found, wanted) in report.mismatched.items()
+    )
+
+
+def _other_outputs(report: LoadReport, classes: tuple[int | None, int | None]) -> str:
+    """The cause in words; a box head's ``fc_cls`` has one output more than classes, for the background."""
+    odd = list(report.mismatched)
+    order = ("fc_cls", "conv_logits", "cls")
+    key = next((k for part in order for k in odd if part in k), odd[0])
+    found, wanted = (shape[0] for shape in report.mismatched[key])
+    advice = "Use the config the file was trained with, or set num_classes of the heads."
+    if any(
+        "reg" in k.rsplit(".", 1)[0] and "fc_reg" not in k for k in odd
+    ):  # a place's boxes know no classes
+        return (
+            f"another number of anchors or other outputs per place: the file's {key} has {found}, the "
+            f"model's {wanted}. Use the config the file was trained with."
+        )
+    if "fc_cls" in key or "conv_logits" in key:
+        extra = 1 if "fc_cls" in key else 0
+        return (
+            f"another number of classes: the file's {key} has {found - extra}, the model's {wanted - extra}. "
+            f"{advice}"
+        )
+    known = [
+        f"{side} {count} classes"
+        for side, count in zip(("the file names", "the model has"), classes, strict=True)
+        if count is not None
+    ]
+    names = f" ({', '.join(known)})" if known else ""
+    outputs = f"the file's {key} has {found} outputs, the model's {wanted}"
+    return f"another number of classes{names}: {outputs}. {advice}"
+
+
+def _sides(
+    model: nn.Module, checkpoint: Checkpoint | Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> Sides:
+    """What the file and the model say of themselves."""
+    count: Any = getattr(model, "num_classes", None)
+    named = len(class_names(checkpoint)) if isinstance(checkpoint, Checkpoint) else 0
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    return Sides(
+        classes=(named or None, count if isinstance(count, int) else None),
+        backbones=(guess_backbone({k: tuple(v.shape) for k, v in state.items()}), guess_backbone(own)),
+    )
+
+
+def _differences(report: LoadReport) -> str:
+    """The first keys of each kind."""
+    shapes = [f"{k} {list(a)} in the file, {list(b)} in the model" for k, (a, b) in report.mismatched.items()]
+    kinds = {
+        "missing in the file": report.missing,
+        "not in the model": report.unexpected,
+        "of another shape": shapes,
+    }
+    return "; ".join(_listed(title, keys) for title, keys in kinds.items() if keys)
 
 
 def load_state(
@@ -135,18 +205,9 @@ def load_state(
     where = str(checkpoint.path) if isinstance(checkpoint, Checkpoint) and checkpoint.path else "checkpoint"
     fits, report = compare(model, state)
     if strict and not report.complete:
-        shapes = [
-            f"{k} {list(a)} in the file, {list(b)} in the model" for k, (a, b) in report.mismatched.items()
-        ]
-        lists = [
-            _listed("missing in the file", report.missing) if report.missing else "",
-            _listed("not in the model", report.unexpected) if report.unexpected else "",
-            _listed("of another shape", shapes) if shapes else "",
-        ]
+        cause = likely_cause(report, _sides(model, checkpoint, state))
         raise CheckpointError(
-            f"{where}: does not fit the model. Likely cause: {likely_cause(report)} "
-            + "; ".join(t for t in lists if t)
-            + "."
+            f"{where}: does not fit the model. Likely cause: {cause} {_differences(report)}."
         )
     with torch.no_grad():
         model.load_state_dict(fits, strict=False)

@@ -150,6 +150,13 @@ def _rebuild_parameter(data: Any, requires_grad: Any = True, *_: Any) -> Any:
     return torch.nn.Parameter(data.detach(), requires_grad=bool(requires_grad) and data.is_floating_point())
 
 
+def _rebuild_from_type(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    """A tensor that carried attributes of its own, without them."""
+    if not isinstance(function, Sealed) or not isinstance(arguments, tuple):
+        raise CheckpointError("a tensor of an unknown kind in the file.")
+    return function(*arguments)
+
+
 def _path(*parts: Any) -> str:
     return str(PurePath(*map(str, parts)))
 
@@ -203,6 +210,8 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): Sealed(rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): Sealed(rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): Sealed(_rebuild_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): Sealed(_rebuild_parameter),
+    ("torch._tensor", "_rebuild_from_type_v2"): Sealed(_rebuild_from_type),
     ("numpy", "dtype"): Sealed(NumpyDtype),
     ("numpy", "ndarray"): Sealed(Foreign),
     ("numpy.core.multiarray", "scalar"): Sealed(_numpy_scalar),

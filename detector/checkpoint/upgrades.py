@@ -1,8 +1,7 @@
-"""Historic renames of state-dict keys, as pure functions.
+"""Historic renames of state-dict keys and values that old files lack, as pure functions.
 
-Each takes the state dict and the version of every module (``state_dict._metadata``) and returns old key ->
-new key. Names of the
-model's own keys are given, so that a rename only happens where it leads somewhere.
+A rename takes the keys and the version of every module (``state_dict._metadata``) and returns old key ->
+new key. Names of the model's own keys are given, so that a rename only happens where it leads somewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Versions = Mapping[str, int | None]
@@ -23,6 +23,7 @@ _DETR = (
     (".multihead_attn.", ".attentions.1."),
     (".decoder.norm.", ".decoder.post_norm."),
 )
+_STANDARD_EPS = 1e-5  # as in layers/conv_aws.py
 _ANCHOR_FREE = {"cls": "conv_cls", "reg": "conv_reg", "centerness": "conv_centerness"}
 
 
@@ -90,17 +91,41 @@ def anchor_free_outputs(keys: Collection[str], wanted: Collection[str], versions
 UPGRADES: tuple[Upgrade, ...] = (data_parallel, deformable_pack, detr_layers, anchor_free_outputs)
 
 
+def weight_standards(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """``weight_gamma`` and ``weight_beta`` of ConvAWS and SAC where a file has the weight alone.
+
+    They become spread and mean of each output channel's weight, so that the standardised weight equals the
+    file's (mmcv cnn/bricks/conv_ws.py).
+
+    Args:
+        state: tensors by key, renamed already.
+        wanted: keys of the model.
+
+    Returns:
+        the new tensors, (C_out, 1, 1, 1) each; empty when nothing is lacking.
+    """
+    found: dict[str, Tensor] = {}
+    for key in wanted:
+        stem = key.removesuffix("_gamma")
+        if stem == key or key in state or not stem.endswith("weight") or stem not in state:
+            continue
+        weight = state[stem]
+        variance, mean = torch.var_mean(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
+        found[key], found[f"{stem}_beta"] = (variance + _STANDARD_EPS).sqrt(), mean
+    return found
+
+
 def upgrade(
     state: Mapping[str, Tensor], wanted: Collection[str]
 ) -> tuple[OrderedDict[str, Tensor], dict[str, str]]:
-    """Apply all renames.
+    """Apply all renames and add derived values.
 
     Args:
         state: tensors by key; not modified.
         wanted: keys of the model.
 
     Returns:
-        the renamed state dict and {old key: new key}.
+        the renamed and completed state dict and {old key: new key}.
     """
     versions = versions_of(state)
     if state and all(k.startswith("module.") for k in state):  # module names carry the prefix as well
@@ -110,4 +135,5 @@ def upgrade(
         changes = rename(set(current.values()), wanted_set, versions)
         current = {old: changes.get(now, now) for old, now in current.items()}
     result = OrderedDict((current[key], value) for key, value in state.items())
+    result.update(weight_standards(result, wanted_set))
     return result, {old: new for old, new in current.items() if old != new}

@@ -41,7 +41,7 @@ def normalise_model(
                 f"model.{key}: given both inside 'model' and at the top level; keep one of them."
             )
         result[key] = result.get(key) if outer is None else deepcopy(dict(outer))
-    for rewrite in (move_pretrained, rename_nms, push_settings):
+    for rewrite in (move_pretrained, unroll_rfp, rename_deform_groups, rename_nms, push_settings):
         result = rewrite(result)
     return result if training else drop_training(result)
 
@@ -63,6 +63,33 @@ def _with_checkpoint(part: Node, checkpoint: str | None) -> Node:
     return (
         rest if checkpoint is None else {**rest, "init_cfg": {"type": "Pretrained", "checkpoint": checkpoint}}
     )
+
+
+def unroll_rfp(model: Mapping[str, Any]) -> Node:
+    """Turn RFP's ``rfp_backbone`` into one config per further step, ``rfp_modules`` (mmdet necks/rfp.py)."""
+    result, neck = dict(model), model.get("neck")
+    if not isinstance(neck, Mapping) or not isinstance(neck.get("rfp_backbone"), Mapping):
+        return result
+    backbone = dict(neck["rfp_backbone"])
+    if "pretrained" in backbone:
+        backbone = _with_checkpoint(backbone, backbone["pretrained"])
+    rest = {key: value for key, value in neck.items() if key != "rfp_backbone"}
+    steps = neck.get("rfp_steps", 1)
+    result["neck"] = {**rest, "rfp_modules": [deepcopy(backbone) for _ in range(1, int(steps))]}
+    return result
+
+
+def rename_deform_groups(node: Any) -> Any:
+    """Rewrite ``deformable_groups``, once the name of ``deform_groups`` (mmcv ops/deform_conv.py)."""
+    if isinstance(node, (list, tuple)):
+        return type(node)(rename_deform_groups(item) for item in node)
+    if not isinstance(node, dict):
+        return node
+    deformable = str(node.get("type")).startswith("DCN")
+    return {
+        "deform_groups" if deformable and key == "deformable_groups" else key: rename_deform_groups(value)
+        for key, value in node.items()
+    }
 
 
 def rename_nms(node: Any) -> Any:
@@ -117,15 +144,29 @@ def _push_two_stage(model: Node, train: Mapping[str, Any], test: Mapping[str, An
             model["rpn_head"], train_cfg=train.get("rpn"), test_cfg=test.get("rpn"), proposal_cfg=proposal
         )
     if isinstance(model.get("roi_head"), dict):
-        rcnn = test.get("rcnn")
-        model["roi_head"] = _given(
-            share_extractor(model["roi_head"]), train_cfg=train.get("rcnn"), test_cfg=rcnn
-        )
+        roi_head = repeat_stages(share_extractor(model["roi_head"]))
+        model["roi_head"] = _given(roi_head, train_cfg=train.get("rcnn"), test_cfg=test.get("rcnn"))
 
 
 def share_extractor(roi_head: Node) -> Node:
     """Drop ``mask_head=None`` and ``mask_roi_extractor=None``: absent and None are the same."""
     return {key: value for key, value in roi_head.items() if not (value is None and key.startswith("mask_"))}
+
+
+_STAGE_PARTS = ("bbox_roi_extractor", "bbox_head", "mask_roi_extractor", "mask_head")
+_ONE_MASK_HEAD = ("SCNetRoIHead",)  # the last stage alone predicts masks
+
+
+def repeat_stages(roi_head: Node) -> Node:
+    """Repeat single parts of a cascade for every stage (mmdet roi_heads/cascade_roi_head.py)."""
+    result, stages = dict(roi_head), roi_head.get("num_stages")
+    if not isinstance(stages, int):
+        return result
+    for key in _STAGE_PARTS:
+        once = key.startswith("mask_") and result.get("type") in _ONE_MASK_HEAD
+        if isinstance(result.get(key), dict) and not once:
+            result[key] = [deepcopy(result[key]) for _ in range(stages)]
+    return result
 
 
 def _given(part: Node, **settings: Any) -> Node:
@@ -150,6 +191,7 @@ _PUSHED = {
     "model.rpn_head.proposal_cfg": "model.train_cfg.rpn_proposal",
     "model.roi_head.train_cfg": "model.train_cfg.rcnn",
     "model.roi_head.test_cfg": "model.test_cfg.rcnn",
+    "model.neck.rfp_modules": "model.neck.rfp_backbone",
     "model.bbox_head.train_cfg": "model.train_cfg",
     "model.bbox_head.test_cfg": "model.test_cfg",
 }

@@ -25,6 +25,31 @@ from detector.structures.samples import Batch, ImageMeta, Targets
 
 
 @dataclass(frozen=True)
+class PackedBoxes:
+    """Boxes of B images.
+
+    Attributes:
+        counts: (B,) boxes per image.
+        boxes: joined (sum n, 4).
+    """
+
+    counts: list[int]
+    boxes: NDArray[Any]
+
+    def unpack(self) -> list[Tensor]:
+        """One (n, 4) tensor per image."""
+        return list(torch.split(torch.from_numpy(self.boxes), self.counts))
+
+
+def pack_boxes(boxes: Sequence[Tensor | None]) -> PackedBoxes | None:
+    """(n, 4) boxes of each image, joined; None when an image has none to give."""
+    found = [b.numpy() for b in boxes if b is not None]
+    if not found or len(found) < len(boxes):
+        return None
+    return PackedBoxes(counts=[len(b) for b in found], boxes=np.concatenate(found))
+
+
+@dataclass(frozen=True)
 class PackedTargets:
     """Targets of a batch, joined over the images.
 
@@ -34,6 +59,7 @@ class PackedTargets:
         boxes, labels, ignore_boxes: joined (sum G, 4), (sum G,), (sum K, 4).
         masks: (sum G, H, W) uint8, or None.
         semantic: (B, h, w) int64 padded with 255, or None.
+        proposals: of the B images, or None.
     """
 
     counts: list[int]
@@ -43,6 +69,7 @@ class PackedTargets:
     ignore_boxes: NDArray[Any]
     masks: Tensor | None
     semantic: Tensor | None
+    proposals: PackedBoxes | None = None
 
     def unpack(self) -> list[Targets]:
         """One Targets per image; masks are views of the joined ones."""
@@ -50,6 +77,7 @@ class PackedTargets:
         labels = torch.split(torch.from_numpy(self.labels), self.counts)
         ignore = torch.split(torch.from_numpy(self.ignore_boxes), self.ignore_counts)
         masks = None if self.masks is None else torch.split(self.masks, self.counts)
+        proposals = None if self.proposals is None else self.proposals.unpack()
         return [
             Targets(
                 boxes=boxes[i],
@@ -57,6 +85,7 @@ class PackedTargets:
                 ignore_boxes=ignore[i],
                 masks=None if masks is None else masks[i],
                 semantic=None if self.semantic is None else self.semantic[i],
+                proposals=None if proposals is None else proposals[i],
             )
             for i in range(len(self.counts))
         ]
@@ -70,6 +99,7 @@ class Packed:
         images: one (B, 3, H, W) tensor per view; one view in training, none when every image was left out.
         metas: B metas per view.
         targets: in training.
+        proposals: stored proposals per view, in testing.
         skipped: unreadable files passed over.
         error: what stopped the worker; raised on arrival, as one paragraph.
     """
@@ -77,6 +107,7 @@ class Packed:
     images: list[Tensor]
     metas: list[list[ImageMeta]]
     targets: PackedTargets | None = None
+    proposals: tuple[PackedBoxes | None, ...] = ()
     skipped: tuple[str, ...] = ()
     error: DetectorError | None = None
 
@@ -90,9 +121,14 @@ class Packed:
     def batches(self) -> list[Batch]:
         """One Batch per view."""
         targets = None if self.targets is None else self.targets.unpack()
+        packed = self.proposals or (None,) * len(self.images)
+        stored = [None if boxes is None else boxes.unpack() for boxes in packed]
+        if targets is not None:
+            found = [t.proposals for t in targets if t.proposals is not None]
+            stored = [found if found else None]
         return [
-            Batch(images=images, metas=metas, targets=targets)
-            for images, metas in zip(self.images, self.metas, strict=True)
+            Batch(images=images, metas=metas, targets=targets, proposals=proposals)
+            for images, metas, proposals in zip(self.images, self.metas, stored, strict=True)
         ]
 
 
@@ -134,6 +170,7 @@ def pack_training(samples: Sequence[tuple[Tensor, Targets, ImageMeta]]) -> Packe
         ignore_boxes=np.concatenate([t.ignore_boxes.numpy() for t in targets]),
         masks=join_masks(masks, images.shape[2], images.shape[3]) if len(masks) == len(targets) else None,
         semantic=stack(maps, fill=255) if len(maps) == len(targets) else None,
+        proposals=pack_boxes([t.proposals for t in targets]),
     )
     return Packed(images=[images], metas=[[meta for _, _, meta in samples]], targets=packed)
 
@@ -141,9 +178,14 @@ def pack_training(samples: Sequence[tuple[Tensor, Targets, ImageMeta]]) -> Packe
 def pack_views(samples: Sequence[list[View]]) -> Packed:
     """Test images, equally many views each, as one packed batch; images without views are left out."""
     present = [views for views in samples if views]
-    images = [stack([image for image, _ in views]) for views in zip(*present, strict=True)]
-    metas = [[meta for _, meta in views] for views in zip(*present, strict=True)]
-    return Packed(images=images, metas=metas)
+    views = list(zip(*present, strict=True))
+    return Packed(
+        images=[stack([view[0] for view in images]) for images in views],
+        metas=[[view[1] for view in images] for images in views],
+        proposals=tuple(
+            pack_boxes([view[2] if len(view) == 3 else None for view in images]) for images in views
+        ),
+    )
 
 
 def collate_views(samples: Sequence[list[View]]) -> list[Batch]:

@@ -68,7 +68,7 @@ def _collate(fetched: Sequence[Fetched | DetectorError], *, training: bool) -> l
 
 def _sizes(views: Sequence[View]) -> tuple[tuple[int, ...], ...]:
     """Sizes of the views of a test image."""
-    return tuple(tuple(image.shape) for image, _ in views)
+    return tuple(tuple(view[0].shape) for view in views)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def gather(results: Results, shared_dir: Path) -> Results:
             "scores": d.scores.numpy(),
             "labels": d.labels.numpy(),
             "masks": d.masks,
+            "mask_scores": None if d.mask_scores is None else d.mask_scores.numpy(),
         }
         for image_id, d in results.items()
     ]
@@ -54,4 +55,11 @@ def _agree_on_folder(shared_dir: Path) -> Path:
 def _detections(record: Mapping[str, Any]) -> Detections:
     """Detections of one gathered record."""
     boxes, scores, labels = (torch.from_numpy(record[key].copy()) for key in ("boxes", "scores", "labels"))
-    return Detections(boxes=boxes, scores=scores, labels=labels, masks=record["masks"])
+    mask_scores = record.get("mask_scores")
+    return Detections(
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
+        masks=record["masks"],
+        mask_scores=None if mask_scores is None else torch.from_numpy(mask_scores.copy()),
+    )

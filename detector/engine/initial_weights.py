@@ -1,17 +1,12 @@
 """A run's first weights: ``load_from``, ``pretrained`` and ``init_cfg=dict(type='Pretrained')``.
 
-A weights URI is a local path, ``torchvision://<model>``, ``open-mmlab://<name>`` or a web address. It
-resolves to a local file only;
-what is not there is an error that says which file to place where.
+Where a weights URI leads is the matter of ``checkpoint/weights.py``.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +15,15 @@ from torch import nn
 
 from detector.checkpoint.files import load_checkpoint
 from detector.checkpoint.load import LoadReport, load_state
+from detector.checkpoint.weights import resolve_weights
+from detector.config.mmdet_v2 import unroll_rfp
+from detector.engine import distributed
 from detector.errors import CheckpointError
+from detector.progress import Progress
 
-TORCHVISION = "torchvision://"
-OPEN_MMLAB = "open-mmlab://"
-WEB = ("https://", "http://")
-OPEN_MMLAB_TABLE = "hub/openmmlab.json"  # in the mmengine package; read as data
+WITHOUT = (
+    "Or train without it: --cfg-options model.backbone.init_cfg=None (model.pretrained=None in old configs)."
+)
 
 
 @dataclass(frozen=True)
@@ -43,63 +41,12 @@ class Pretrained:
     prefix: str | None = None
 
 
-def weight_folders() -> list[Path]:
-    """Folders that are searched for weights, the first one being where to place a file."""
-    cache = os.environ.get("DETECTOR_CACHE")
-    torch_home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
-    return [(Path(cache) if cache else Path(".cache")) / "weights", torch_home / "hub" / "checkpoints"]
-
-
-def resolve_weights(uri: str) -> Path:
-    """Local file of a weights URI.
-
-    Args:
-        uri: path, ``torchvision://resnet50``, ``open-mmlab://detectron2/resnet50_caffe`` or a web address.
-
-    Raises:
-        CheckpointError: unknown name, or the file is not on this machine.
-    """
-    path = Path(uri).expanduser()
-    if path.is_file():
-        return path
-    url = weights_url(uri)
-    if url is None:
-        raise CheckpointError(
-            f"weights: found no file {uri!r} (from {Path.cwd()}). Give a path that exists, or a URL."
-        )
-    name = url.rsplit("/", 1)[-1].split("?")[0]
-    folders = weight_folders()
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(
-        f"weights: {uri!r} needs the file {name}, which is not in {' or '.join(map(str, folders))}. "
-        f"Fetch {url} and place it at {folders[0] / name}, or train without it: "
-        "--cfg-options model.backbone.init_cfg=None (model.pretrained=None in old configs)."
-    )
-
-
-def weights_url(uri: str) -> str | None:
-    """Web address of a URI; None for a plain path.
-
-    Raises:
-        CheckpointError: the name after ``torchvision://`` or ``open-mmlab://`` is unknown.
-    """
-    if uri.startswith(WEB):
-        return uri
-    if uri.startswith(TORCHVISION):
-        return _torchvision_url(uri.removeprefix(TORCHVISION))
-    if uri.startswith(OPEN_MMLAB):
-        return _open_mmlab_url(uri.removeprefix(OPEN_MMLAB))
-    return None
-
-
 def requested(model_cfg: Mapping[str, Any]) -> list[Pretrained]:
     """All requests for pretrained weights in a model config of the dialect, outermost first."""
     found = []
     if isinstance(model_cfg.get("pretrained"), str):
         found.append(Pretrained(module="backbone", uri=model_cfg["pretrained"]))
-    found.extend(_walk(model_cfg, ()))
+    found.extend(_walk(unroll_rfp(model_cfg), ()))
     return found
 
 
@@ -109,7 +56,10 @@ def load_pretrained(model: nn.Module, request: Pretrained) -> LoadReport:
     Raises:
         CheckpointError: the file is missing, or no key of it fits.
     """
-    path = resolve_weights(request.uri)
+    try:
+        path = _local(request.uri)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {WITHOUT}") from error
     state: Mapping[str, Any] = load_checkpoint(path).state_dict
     if request.prefix is not None:
         start = request.prefix.rstrip(".") + "."
@@ -136,7 +86,7 @@ def load_weights(model: nn.Module, model_cfg: Mapping[str, Any], *, load_from: s
         CheckpointError: a file is missing, or no key of it fits.
     """
     lines = []
-    checkpoint = load_checkpoint(resolve_weights(load_from)) if load_from else None
+    checkpoint = load_checkpoint(_local(load_from)) if load_from else None
     provided = set(checkpoint.state_dict) if checkpoint is not None else set()
     for request in requested(model_cfg):
         start = f"{request.module}." if request.module else ""
@@ -164,6 +114,17 @@ def load_weights(model: nn.Module, model_cfg: Mapping[str, Any], *, load_from: s
     return lines
 
 
+def _local(uri: str) -> Path:
+    """File of a URI; process 0 shows a download."""
+    with ExitStack() as stack:
+
+        def progress(name: str) -> Callable[[int, int], None]:
+            shown = Progress(None, f"fetch {name}", unit="B", enabled=distributed.rank() == 0)
+            return stack.enter_context(shown)
+
+        return resolve_weights(uri, progress=progress)
+
+
 def _walk(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Pretrained]:
     """Requests below one module's config."""
     inits = node.get("init_cfg")
@@ -177,31 +138,9 @@ def _walk(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Pretrained
             and key not in ("init_cfg", "train_cfg", "test_cfg")
         ):
             yield from _walk(value, (*path, key))
-
-
-def _torchvision_url(name: str) -> str:
-    """Address of torchvision's ImageNet weights (their first version, as the reference's configs mean)."""
-    from torchvision import models
-
-    try:
-        weights = models.get_model_weights(name)
-    except ValueError as error:
-        raise CheckpointError(
-            f"weights: torchvision has no model {name!r}. Use a name such as torchvision://resnet50."
-        ) from error
-    return str(next(iter(weights)).url)
-
-
-def _open_mmlab_url(name: str) -> str:
-    """Address of a name in OpenMMLab's table."""
-    spec = importlib.util.find_spec("mmengine")
-    table = Path(spec.origin).parent / OPEN_MMLAB_TABLE if spec is not None and spec.origin else None
-    names: dict[str, str] = json.loads(table.read_text()) if table is not None and table.is_file() else {}
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean open-mmlab://{near[0]}?" if near else ""
-        raise CheckpointError(f"weights: open-mmlab:// has no {name!r}.{hint}")
-    return names[name]
+        for i, item in enumerate(value if isinstance(value, list | tuple) else ()):
+            if isinstance(item, Mapping) and "type" in item and key != "init_cfg":
+                yield from _walk(item, (*path, key, str(i)))
 
 
 def _first(names: Any) -> str:

@@ -153,6 +153,7 @@ class Trainer:
         batch = batch.to(self.device)
         self._set_rates()
         seeding.seed_step(self.seed + self.rank_offset, epoch, self.iteration, distributed.rank())
+        announce(self.model, epoch, self.iteration)
         result = training_step(
             self.loss_module,
             batch,
@@ -307,3 +308,10 @@ def wrap_for_ranks(model: nn.Module, device: torch.device, *, find_unused_parame
             broadcast_buffers=False,
             find_unused_parameters=find_unused_parameters,
         )
+
+
+def announce(model: nn.Module, epoch: int, iteration: int) -> None:
+    """Tell the parts that train by a plan of their own (``set_progress``) where the run is, from 0."""
+    for module in model.modules():
+        if hasattr(type(module), "set_progress"):
+            module.set_progress(epoch=epoch, iteration=iteration)  # type: ignore[operator]

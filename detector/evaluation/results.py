@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from detector.structures.samples import Detections, Rle
 
 BoxLists = list[NDArray[np.float32]]
 MaskLists = list[list[Rle]]
-MmdetResult = BoxLists | tuple[BoxLists, MaskLists]
+ScoredMasks = tuple[MaskLists, list[NDArray[np.float32]]]
+MmdetResult = BoxLists | tuple[BoxLists, MaskLists] | tuple[BoxLists, ScoredMasks]
 
 SUFFIXES = (".pkl", ".pickle")
 
@@ -47,6 +49,8 @@ def box_records(detections: Detections, category_ids: Sequence[int], *, where: s
 
 def segm_records(detections: Detections, category_ids: Sequence[int], *, where: str) -> list[dict[str, Any]]:
     """COCO records {category_id, segmentation, score}; otherwise as ``box_records``."""
+    if detections.mask_scores is not None:  # a mask scoring model ranks its masks by scores of their own
+        detections = replace(detections, scores=detections.mask_scores)
     _, scores, labels, order = _columns(detections, len(category_ids), where)
     rles = require_masks(detections, where=where)
     return [
@@ -75,7 +79,10 @@ def require_masks(detections: Detections, *, where: str) -> list[Rle]:
 
 
 def to_mmdet(detections: Detections, num_classes: int) -> MmdetResult:
-    """MMDetection's form of one image: a float32 (n, 5) array per class; with masks, a tuple."""
+    """MMDetection's form of one image: a float32 (n, 5) array per class; with masks, a tuple.
+
+    Of a mask scoring model the tuple's second part is itself one: masks and their scores, per class.
+    """
     boxes, scores, labels = (
         t.detach().cpu() for t in (detections.boxes, detections.scores, detections.labels)
     )
@@ -85,7 +92,11 @@ def to_mmdet(detections: Detections, num_classes: int) -> MmdetResult:
     if detections.masks is None:
         return box_lists
     rles = detections.masks
-    return box_lists, [[rles[i] for i in index] for index in chosen]
+    mask_lists = [[rles[i] for i in index] for index in chosen]
+    if detections.mask_scores is None:
+        return box_lists, mask_lists
+    own = detections.mask_scores.detach().cpu().float().numpy()
+    return box_lists, (mask_lists, [own[index] for index in chosen])
 
 
 def from_mmdet(result: Any, *, where: str = "result") -> Detections:
@@ -102,19 +113,26 @@ def from_mmdet(result: Any, *, where: str = "result") -> Detections:
     rows = np.concatenate([np.zeros((0, 5), np.float32), *box_lists]).astype(np.float32)
     labels = np.repeat(np.arange(len(box_lists)), [len(a) for a in box_lists])
     rles: list[Rle] | None = None
+    own: NDArray[np.float32] | None = None
     if mask_lists is not None:
         if isinstance(mask_lists, tuple):  # mask scoring: RLE lists and their scores
-            mask_lists = mask_lists[0]
+            mask_lists, score_lists = mask_lists
+            own = np.concatenate([np.zeros(0, np.float32), *map(np.asarray, score_lists)]).astype(np.float32)
         if [len(m) for m in mask_lists] != [len(a) for a in box_lists]:
             raise DatasetError(
                 f"{where}: found another number of masks than boxes, expected one mask per box"
             )
         rles = [_as_rle(mask) for per_class in mask_lists for mask in per_class]
+    if own is not None and len(own) != len(rows):
+        raise DatasetError(
+            f"{where}: found {len(own)} mask scores, expected one for each of {len(rows)} boxes"
+        )
     return Detections(
         boxes=torch.from_numpy(rows[:, :4].copy()),
         scores=torch.from_numpy(rows[:, 4].copy()),
         labels=torch.from_numpy(labels),
         masks=rles,
+        mask_scores=None if own is None else torch.from_numpy(own),
     )
 
 

@@ -5,15 +5,22 @@ Shapes: B images, C_in and C_out channels, H x W feature map.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detector.errors import ConfigError
+from detector.layers.conv_aws import ConvAWS2d
+from detector.layers.deform_conv import DeformConv2dPack, ModulatedDeformConv2dPack
 from detector.layers.norm import add_norm
+from detector.layers.sac import SAConv2d
 from detector.structures.specs import ActSpec, ConvSpec, NormSpec
 
 RELU = ActSpec(type="ReLU")
+PLAIN = ConvSpec(type="Conv2d")
 
 
 class ConvWS2d(nn.Conv2d):
@@ -36,6 +43,9 @@ class ConvWS2d(nn.Conv2d):
         return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+Conv = nn.Conv2d | DeformConv2dPack | ModulatedDeformConv2dPack
+
+
 def make_conv(
     spec: ConvSpec | None,
     in_channels: int,
@@ -47,15 +57,34 @@ def make_conv(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
-) -> nn.Conv2d:
-    """Build the convolution ``spec`` names (None: a plain one)."""
-    kind = "Conv2d" if spec is None else spec.type
-    shared = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bias}
-    if kind in ("Conv2d", "Conv"):
-        return nn.Conv2d(in_channels, out_channels, kernel_size, **shared)  # type: ignore[arg-type]
-    if kind == "ConvWS" and spec is not None:
-        return ConvWS2d(in_channels, out_channels, kernel_size, eps=spec.eps, **shared)
-    raise ConfigError(f"conv_cfg: unknown type {kind!r}; expected Conv, Conv2d or ConvWS.")
+) -> Conv:
+    """Build the convolution ``spec`` names (None: a plain one).
+
+    Raises:
+        ConfigError: unknown type, or DCN (version 1) with a bias.
+    """
+    spec = spec or PLAIN
+    makers: dict[str, Callable[..., Conv]] = {
+        "Conv": nn.Conv2d,
+        "Conv2d": nn.Conv2d,
+        "ConvWS": partial(ConvWS2d, eps=spec.eps),
+        "ConvAWS": ConvAWS2d,
+        "DCN": partial(DeformConv2dPack, deform_groups=spec.deform_groups),
+        "DCNv2": partial(ModulatedDeformConv2dPack, deform_groups=spec.deform_groups),
+        "SAC": partial(SAConv2d, use_deform=spec.use_deform),
+    }
+    if spec.type not in makers:
+        raise ConfigError(f"conv_cfg: unknown type {spec.type!r}; expected one of {', '.join(makers)}.")
+    return makers[spec.type](
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+    )
 
 
 def make_activation(spec: ActSpec, *, inplace: bool = True) -> nn.Module:
@@ -126,11 +155,17 @@ class ConvModule(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Kaiming normal (fan out) weights, zero bias, norm weight one."""
-        slope = self._slope if self._leaky else 0.0  # leaky ReLU of slope 0 has the gain of ReLU
-        nn.init.kaiming_normal_(self.conv.weight, a=slope, mode="fan_out", nonlinearity="leaky_relu")
-        if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
+        """Kaiming normal (fan out) weights, zero bias, norm weight one.
+
+        Convolutions with values of their own (DCNv2, SAC) keep to them.
+        """
+        if isinstance(self.conv, (ModulatedDeformConv2dPack, SAConv2d)):
+            self.conv.init_weights()
+        else:
+            slope = self._slope if self._leaky else 0.0  # leaky ReLU of slope 0 has the gain of ReLU
+            nn.init.kaiming_normal_(self.conv.weight, a=slope, mode="fan_out", nonlinearity="leaky_relu")
+            if self.conv.bias is not None:
+                nn.init.zeros_(self.conv.bias)
         norm = None if self._norm_name is None else getattr(self, self._norm_name)
         if norm is not None and norm.weight is not None:
             nn.init.ones_(norm.weight)

@@ -34,14 +34,19 @@ class _OverlapLoss(nn.Module):
         weight: Tensor | None = None,
         *,
         avg_factor: float | Tensor | None = None,
+        reduction: str | None = None,
     ) -> Tensor:
-        """Loss of (N, 4) boxes against (N, 4) boxes; ``weight`` is (N,), or (N, 4) with equal columns."""
-        if weight is not None and weight.dim() > 1 and not bool((weight > 0).any()):
+        """Loss of (N, 4) boxes against (N, 4) boxes; ``weight`` is (N,), or (N, 4) with equal columns.
+
+        ``reduction`` takes the place of the configured one.
+        """
+        reduction = reduction or self.reduction
+        if reduction != "none" and weight is not None and weight.dim() > 1 and not bool((weight > 0).any()):
             return (pred * weight).sum()
         value = self.elementwise(pred, target)
         if weight is not None and weight.dim() > value.dim():
             weight = weight.mean(dim=-1)
-        return self.loss_weight * reduce(value, weight, reduction=self.reduction, avg_factor=avg_factor)
+        return self.loss_weight * reduce(value, weight, reduction=reduction, avg_factor=avg_factor)
 
 
 class IoULoss(_OverlapLoss):

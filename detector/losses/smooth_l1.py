@@ -26,10 +26,14 @@ class L1Loss(nn.Module):
         weight: Tensor | None = None,
         *,
         avg_factor: float | Tensor | None = None,
+        reduction: str | None = None,
     ) -> Tensor:
-        """Loss of (N, D) predictions against (N, D) targets; ``weight`` (N, D) or None."""
+        """Loss of (N, D) predictions against (N, D) targets; ``weight`` (N, D) or None.
+
+        ``reduction`` takes the place of the configured one.
+        """
         return self.loss_weight * reduce(
-            (pred - target).abs(), weight, reduction=self.reduction, avg_factor=avg_factor
+            (pred - target).abs(), weight, reduction=reduction or self.reduction, avg_factor=avg_factor
         )
 
 
@@ -48,8 +52,14 @@ class SmoothL1Loss(nn.Module):
         weight: Tensor | None = None,
         *,
         avg_factor: float | Tensor | None = None,
+        reduction: str | None = None,
     ) -> Tensor:
-        """Loss of (N, D) predictions against (N, D) targets; ``weight`` (N, D) or None."""
+        """Loss of (N, D) predictions against (N, D) targets; ``weight`` (N, D) or None.
+
+        ``reduction`` takes the place of the configured one.
+        """
         diff = (pred - target).abs()
         value = torch.where(diff < self.beta, 0.5 * diff * diff / self.beta, diff - 0.5 * self.beta)
-        return self.loss_weight * reduce(value, weight, reduction=self.reduction, avg_factor=avg_factor)
+        return self.loss_weight * reduce(
+            value, weight, reduction=reduction or self.reduction, avg_factor=avg_factor
+        )

@@ -14,6 +14,7 @@ import torch
 import torchvision.ops
 from torch import Tensor
 
+from detector.ops.point_sample import simple_roi_align
 from detector.structures.specs import RoILayerSpec
 
 
@@ -25,6 +26,8 @@ def roi_align(features: Tensor, rois: Tensor, spec: RoILayerSpec, *, spatial_sca
     ratio = spec.sampling_ratio if spec.sampling_ratio > 0 else -1
     size = spec.output_size if isinstance(spec.output_size, tuple) else (spec.output_size, spec.output_size)
     rois = rois.to(features)
+    if spec.type == "SimpleRoIAlign":
+        return simple_roi_align(features, rois, size, spatial_scale=spatial_scale, aligned=spec.aligned)
     if features.is_cpu and torch.get_num_threads() > 1:
         pooled: Tensor = _ThreadedRoIAlign.apply(features, rois, spatial_scale, size, ratio, spec.aligned)
         return pooled

@@ -57,6 +57,7 @@ class Targets:
         ignore_boxes: (K, 4) float32 xyxy of crowd or difficult objects.
         masks: (G, H, W) uint8 0/1 at the padded input size, or None when the pipeline loads no masks.
         semantic: (h, w) int64 class map, or None.
+        proposals: (n, 4) float32 xyxy stored regions, or None when the pipeline loads none.
     """
 
     boxes: Tensor
@@ -64,6 +65,7 @@ class Targets:
     ignore_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
     masks: Tensor | None = None
     semantic: Tensor | None = None
+    proposals: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         """Copy with every tensor on ``device``."""
@@ -80,12 +82,15 @@ class Detections:
         scores: (N,) float32 in [0, 1], descending within the reference's order.
         labels: (N,) int64 in [0, C).
         masks: N run-length encodings at the original size, or None for box-only models.
+        mask_scores: (N,) float32 scores of the masks where a model scores them apart from the boxes, else
+            None.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: list[Rle] | None = None
+    mask_scores: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of detections."""
@@ -93,7 +98,14 @@ class Detections:
 
     def cpu(self) -> Detections:
         """Copy with every tensor in host memory."""
-        return replace(self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu())
+        mask_scores = None if self.mask_scores is None else self.mask_scores.cpu()
+        return replace(
+            self,
+            boxes=self.boxes.cpu(),
+            scores=self.scores.cpu(),
+            labels=self.labels.cpu(),
+            mask_scores=mask_scores,
+        )
 
 
 @dataclass
@@ -104,13 +116,17 @@ class Batch:
         images: (B, 3, H, W) float32, normalised, zero-padded right and below to the largest image.
         metas: B image metas.
         targets: B targets in training, None in testing.
+        proposals: B tensors (n, 4) float32 xyxy of stored regions in pixels of the network input, or None.
     """
 
     images: Tensor
     metas: Sequence[ImageMeta]
     targets: list[Targets] | None = None
+    proposals: list[Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy with every tensor on ``device``."""
         targets = None if self.targets is None else [t.to(device) for t in self.targets]
-        return replace(self, images=self.images.to(device, non_blocking=True), targets=targets)
+        proposals = None if self.proposals is None else [p.to(device) for p in self.proposals]
+        images = self.images.to(device, non_blocking=True)
+        return replace(self, images=images, targets=targets, proposals=proposals)

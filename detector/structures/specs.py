@@ -36,10 +36,34 @@ class NormSpec(Spec):
 
 @dataclass(frozen=True)
 class ConvSpec(Spec):
-    """Convolution. ``type``: Conv, Conv2d or ConvWS (weights standardised per output channel)."""
+    """Convolution.
+
+    Attributes:
+        type: Conv or Conv2d; ConvWS or ConvAWS (weights standardised per output channel); DCN or DCNv2
+            (deformable); SAC (two dilations, switched per position).
+        eps: added to the standard deviation (ConvWS).
+        deform_groups: parts of the input channels with offsets of their own (DCN, DCNv2).
+        use_deform: whether both branches are deformable (SAC).
+        fallback_on_stride: must be False; older configs say so.
+    """
 
     type: str
     eps: float = 1e-5
+    deform_groups: int = 1
+    use_deform: bool = False
+    fallback_on_stride: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a setting that no convolution here has.
+
+        Raises:
+            ConfigError: ``fallback_on_stride`` is True.
+        """
+        if self.fallback_on_stride:
+            raise ConfigError(
+                f"{self.type}: found fallback_on_stride=True; deformable convolutions stride here. Set it to "
+                "False, or leave the stage out of stage_with_dcn."
+            )
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,8 @@ class NmsSpec(Spec):
 class RoILayerSpec(Spec):
     """RoI pooling layer. ``output_size`` in bins per side; ``sampling_ratio`` 0 means adaptive.
 
+    ``type``: RoIAlign, or SimpleRoIAlign (one sample per bin, no ``sampling_ratio``).
+
     Raises:
         ConfigError: another pooling than averaging RoIAlign.
     """
@@ -84,7 +110,7 @@ class RoILayerSpec(Spec):
 
     def __post_init__(self) -> None:
         """Refuse what would silently be averaged."""
-        if self.type != "RoIAlign" or self.pool_mode != "avg":
+        if self.type not in ("RoIAlign", "SimpleRoIAlign") or self.pool_mode != "avg":
             raise ConfigError(
                 f"RoI layer: found type {self.type!r} with pool_mode {self.pool_mode!r}; expected 'RoIAlign' "
                 "with 'avg', the only pooling here. Change or remove the setting."
@@ -106,21 +132,17 @@ class UpsampleSpec(Spec):
 
 @dataclass(frozen=True)
 class PredictorSpec(Spec):
-    """Last layer of a head. ``type``: Linear or Conv."""
+    """Last layer of a head. ``type``: Linear, NormedLinear, Conv or NormedConv2d.
+
+    The rest counts for normed layers only: the temperature (the dialect's spelling), the power of the lengths
+    divided by, what is added to them, and whether a kernel has one length or one per position.
+    """
 
     type: str = "Linear"
-
-    def require(self, kind: str, where: str) -> None:
-        """Refuse a layer that the head does not build.
-
-        Raises:
-            ConfigError: the type is another one than ``kind``.
-        """
-        if self.type != kind:
-            raise ConfigError(
-                f"{where}: found type {self.type!r}; expected {kind!r}, the only last layer of this head. "
-                "Change or remove the setting."
-            )
+    tempearture: float = 20
+    power: float = 1.0
+    eps: float = 1e-6
+    norm_over_kernel: bool = False
 
 
 @dataclass(frozen=True)

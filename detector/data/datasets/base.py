@@ -17,7 +17,8 @@ import numpy as np
 
 from detector.data.datasets.classes import read_classes
 from detector.data.datasets.index import Index, Strings
-from detector.data.datasets.source import ImageInfo, Item, SampleSource, colours
+from detector.data.datasets.proposals import StoredProposals
+from detector.data.datasets.source import ImageInfo, Item, SampleSource, View, colours
 from detector.data.transforms import Annotations, Pipeline, Sample, UnreadableImageError
 from detector.data.transforms.sample import Array
 from detector.errors import ConfigError, DatasetError
@@ -41,7 +42,7 @@ class DetectionDataset(SampleSource):
         img_prefix: folder of the images.
         seg_prefix: folder of class maps, or None.
         seg_suffix: ending of class map files.
-        proposal_file: not supported; must be None.
+        proposal_file: stored proposals of every image of ``ann_file`` (``StoredProposals``), or None.
         test_mode: items are views without targets and no image is left out.
         filter_empty_gt: in training, leave out images without objects, and draw another where none is left.
         corrupt: 'error' stops at an unreadable image, 'skip' passes over it and names it once.
@@ -69,10 +70,6 @@ class DetectionDataset(SampleSource):
     ) -> None:
         if corrupt not in ("error", "skip"):
             raise ConfigError(f"{where}.corrupt is {corrupt!r}; accepted: 'error', 'skip'.")
-        if proposal_file is not None:
-            raise ConfigError(
-                f"{where}.proposal_file is set, and stored proposals are not supported. Remove the key."
-            )
         if classes is None and not self.CLASSES:
             raise ConfigError(
                 f"{where} gives no classes and {type(self).__name__} has none of its own. Set classes."
@@ -92,6 +89,10 @@ class DetectionDataset(SampleSource):
         )
         self.palette = colours(self.class_names, dict(zip(self.CLASSES, self.PALETTE, strict=True)))
         self.index, self.cat_ids = self.read_index()
+        self.proposals: StoredProposals | None = None
+        if proposal_file is not None:
+            total = len(self) if self.index.file_images is None else self.index.file_images
+            self.proposals = StoredProposals(joined(data_root, proposal_file), total)
         self._groups = (self.index.sizes[:, 1] > self.index.sizes[:, 0]).astype(np.uint8)
 
     @abstractmethod
@@ -150,7 +151,7 @@ class DetectionDataset(SampleSource):
         for _ in range(MAX_REDRAWS):
             views = self._views(index, rng, skipped)
             if self.test_mode:
-                return [(view.image_tensor(), view.meta()) for view in views]
+                return [_as_view(view) for view in views]
             if views and (not self.filter_empty_gt or views[0].boxes is None or len(views[0].boxes)):
                 return views[0].image_tensor(), views[0].targets(), views[0].meta()
             index = int(rng.choice(np.flatnonzero(self._groups == self._groups[index])))
@@ -169,6 +170,7 @@ class DetectionDataset(SampleSource):
             ori_filename=info["file_name"],
             image_id=info["id"],
             annotations=None if self.test_mode else self.annotations(index),
+            stored_proposals=self._stored_proposals(index),
         )
         try:
             return self.pipeline(sample, rng)
@@ -177,6 +179,13 @@ class DetectionDataset(SampleSource):
                 raise
             skipped.append(error.path)
             return []
+
+    def _stored_proposals(self, index: int) -> Array | None:
+        """(p, 4) boxes in pixels of the original image, if there is a proposal file."""
+        if self.proposals is None:
+            return None
+        positions = self.index.positions
+        return self.proposals[index if positions is None else int(positions[index])]
 
     def check_images(self) -> None:
         """Compare the index with the files on disk, folder by folder.
@@ -206,6 +215,13 @@ class DetectionDataset(SampleSource):
             f"{text}. Prepare or link the data set, correct img_prefix and data_root ({self.where}), or set "
             "corrupt='skip' in the dataset to train on the others."
         )
+
+
+def _as_view(sample: Sample) -> View:
+    proposals = sample.proposal_tensor()
+    if proposals is None:
+        return sample.image_tensor(), sample.meta()
+    return sample.image_tensor(), sample.meta(), proposals
 
 
 def joined(root: str | None, path: str) -> Path:

@@ -138,4 +138,6 @@ def make_index(
         labels=labels[rows],
         ignored=columns.crowd[rows],
         segmentations=found,
+        positions=images,
+        file_images=len(columns.sizes),
     )

@@ -124,6 +124,8 @@ class Index:
         labels: (m,) int64 in [0, C).
         ignored: (m,) bool, crowd or difficult objects.
         segmentations: m masks, or None when no step needs them.
+        positions: (n,) int64 place of each image in the file's list; None means all, in order.
+        file_images: number of images in the file; None means n.
     """
 
     image_ids: NDArray[np.int64] | Strings
@@ -134,6 +136,8 @@ class Index:
     labels: NDArray[np.int64]
     ignored: NDArray[np.bool_]
     segmentations: Segmentations | None
+    positions: NDArray[np.int64] | None = None
+    file_images: int | None = None
 
     def image_id(self, i: int) -> int | str:
         """The id as the file has it."""

@@ -18,7 +18,8 @@ from detector.structures.samples import ImageMeta, Targets
 
 log = logging.getLogger(__name__)
 
-View: TypeAlias = tuple[Tensor, ImageMeta]
+#: an input image, where it came from and, where the pipeline loads them, its (n, 4) stored proposals
+View: TypeAlias = tuple[Tensor, ImageMeta] | tuple[Tensor, ImageMeta, Tensor]
 #: a training sample, or the views of a test image (an empty list for an image left out by corrupt='skip')
 Item: TypeAlias = tuple[Tensor, Targets, ImageMeta] | list[View]
 

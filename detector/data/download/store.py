@@ -132,7 +132,7 @@ def _download_archives(place: Path, described: Source, progress: ProgressFor | N
 
     Killed anywhere, the next call goes on from there.
     """
-    from detector.data.download.fetch import fetch
+    from detector.fetch import fetch
 
     work = place.with_name(f".{place.name}.download")
     tree = work / "tree"

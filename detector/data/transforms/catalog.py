@@ -7,9 +7,15 @@ from typing import Any
 
 from detector.data.naming import construct, nearest
 from detector.data.transforms.cropping import RandomCrop
-from detector.data.transforms.formatting import Collect, DefaultFormatBundle, ImageToTensor
+from detector.data.transforms.formatting import (
+    Collect,
+    DefaultFormatBundle,
+    ImageToTensor,
+    ToDataContainer,
+    ToTensor,
+)
 from detector.data.transforms.geometric import RandomFlip, Resize
-from detector.data.transforms.loading import LoadAnnotations, LoadImageFromFile
+from detector.data.transforms.loading import LoadAnnotations, LoadImageFromFile, LoadProposals
 from detector.data.transforms.padding import Pad
 from detector.data.transforms.photometric import Normalize
 from detector.data.transforms.pipeline import Pipeline
@@ -24,12 +30,15 @@ TRANSFORMS: dict[str, type[Any]] = {
     "LoadAnnotations": LoadAnnotations,
     "LoadImageFromFile": LoadImageFromFile,
     "LoadImageFromWebcam": LoadImageFromFile,  # an image already in memory
+    "LoadProposals": LoadProposals,
     "MultiScaleFlipAug": MultiScaleFlipAug,
     "Normalize": Normalize,
     "Pad": Pad,
     "RandomCrop": RandomCrop,
     "RandomFlip": RandomFlip,
     "Resize": Resize,
+    "ToDataContainer": ToDataContainer,
+    "ToTensor": ToTensor,
 }
 
 

@@ -71,6 +71,8 @@ class RandomCrop:
             sample.semantic = sample.semantic[rows, columns]
         if sample.ignore_boxes is not None:
             sample.ignore_boxes, _ = self._shift(sample.ignore_boxes, left, top, sample.input_hw)
+        if sample.proposals is not None:
+            sample.proposals, _ = self._shift(sample.proposals, left, top, sample.input_hw)
         if sample.boxes is None:
             return sample
         sample.boxes, kept = self._shift(sample.boxes, left, top, sample.input_hw)

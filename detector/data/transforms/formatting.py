@@ -55,6 +55,55 @@ class ImageToTensor:
         return sample
 
 
+class ToTensor:
+    """Names what would become tensors in MMDetection; here everything collected does.
+
+    Args:
+        keys: names that Collect knows.
+    """
+
+    def __init__(self, *, keys: Sequence[str]) -> None:
+        _check_known(keys, "ToTensor.keys")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Leave the sample as it is."""
+        return sample
+
+
+class ToDataContainer:
+    """Says how MMDetection would batch; here images are padded and the rest is kept per image.
+
+    Args:
+        fields: dicts with a ``key`` that Collect knows, and MMDetection's flags.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: Sequence[Mapping[str, Any]] = (
+            {"key": "img", "stack": True},
+            {"key": "gt_bboxes"},
+            {"key": "gt_labels"},
+        ),
+    ) -> None:
+        if any("key" not in field for field in fields):
+            raise ConfigError(
+                f"ToDataContainer.fields is {list(fields)}; expected dicts with a 'key' "
+                "such as dict(key='img')."
+            )
+        _check_known([field["key"] for field in fields], "ToDataContainer.fields")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Leave the sample as it is."""
+        return sample
+
+
+def _check_known(keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in KEYS:
+            raise ConfigError(f"{where} has {key!r}{nearest(key, KEYS)}; accepted: {', '.join(KEYS)}.")
+
+
 class Collect:
     """Names what leaves the pipeline.
 
@@ -64,11 +113,7 @@ class Collect:
     """
 
     def __init__(self, *, keys: Sequence[str], meta_keys: Sequence[str] | None = None) -> None:
-        for key in keys:
-            if key not in KEYS:
-                raise ConfigError(
-                    f"Collect.keys has {key!r}{nearest(key, KEYS)}; accepted: {', '.join(KEYS)}."
-                )
+        _check_known(keys, "Collect.keys")
         if "img" not in keys:
             raise ConfigError(f"Collect.keys is {list(keys)}; a network input needs 'img'. Add it.")
         self.keys = tuple(keys)
@@ -86,5 +131,10 @@ class Collect:
                     "with_bbox "
                     "in LoadAnnotations, or remove the key."
                 )
+        if "proposals" in self.keys and sample.proposals is None:
+            raise ConfigError(
+                "Collect.keys has 'proposals', which no earlier step loaded. Add LoadProposals and set "
+                "proposal_file in the dataset, or remove the key."
+            )
         sample.collected = self.keys
         return sample

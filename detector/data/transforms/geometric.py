@@ -157,6 +157,7 @@ class Resize:
         factor = np.array([x, y, x, y], np.float32)
         sample.boxes = self._boxes(sample.boxes, factor, sample.input_hw)
         sample.ignore_boxes = self._boxes(sample.ignore_boxes, factor, sample.input_hw)
+        sample.proposals = self._boxes(sample.proposals, factor, sample.input_hw)
         if sample.masks is not None:
             sample.masks = resize_masks(sample.masks, new_width, new_height)
         if sample.semantic is not None:
@@ -248,6 +249,8 @@ class RandomFlip:
             sample.boxes = flip_boxes(sample.boxes, sample.input_hw, direction)
         if sample.ignore_boxes is not None:
             sample.ignore_boxes = flip_boxes(sample.ignore_boxes, sample.input_hw, direction)
+        if sample.proposals is not None:
+            sample.proposals = flip_boxes(sample.proposals, sample.input_hw, direction)
         if sample.masks is not None:
             flipped = np.empty_like(sample.masks)
             for i, mask in enumerate(sample.masks):

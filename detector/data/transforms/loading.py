@@ -191,6 +191,32 @@ class LoadAnnotations:
         return sample
 
 
+class LoadProposals:
+    """Copies the stored proposals of the image.
+
+    Args:
+        num_max_proposals: at most so many, the first ones; None takes all.
+    """
+
+    def __init__(self, *, num_max_proposals: int | None = None) -> None:
+        if num_max_proposals is not None and num_max_proposals < 1:
+            raise ConfigError(
+                f"LoadProposals.num_max_proposals is {num_max_proposals}; expected at least 1, "
+                "or None for all."
+            )
+        self.num_max_proposals = num_max_proposals
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Fill proposals; an image may have none."""
+        if sample.stored_proposals is None:
+            raise DatasetError(
+                f"{sample.ori_filename or 'image'}: LoadProposals ran on a sample without stored proposals. "
+                "Set proposal_file in the dataset, or remove the step."
+            )
+        sample.proposals = sample.stored_proposals[: self.num_max_proposals]
+        return sample
+
+
 def check_disk_backend(name: str, file_client_args: Mapping[str, Any] | None) -> None:
     """Raise ConfigError for a storage backend that is not the local disk."""
     backend = (file_client_args or {}).get("backend", "disk")

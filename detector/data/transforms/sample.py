@@ -57,10 +57,12 @@ class Sample:
         ori_filename: name as in the annotation file.
         image_id: id in the annotation file, or -1.
         annotations: raw annotations; None in testing.
+        stored_proposals: (n, 4) float32 xyxy in pixels of the original, or None without a proposal file.
         image: (H, W, 3) current image, BGR until Normalize.
         boxes, labels, ignore_boxes: (G, 4), (G,), (K, 4) once loaded.
         masks: (G, H, W) uint8 0/1 once loaded.
         semantic: (H, W) class map once loaded.
+        proposals: (n, 4) once loaded.
         scale: (long, short) or (width, height) that the next Resize uses; preset by MultiScaleFlipAug.
         ratio: factor that the next Resize uses instead; preset by MultiScaleFlipAug.
         flip: preset decision of the next RandomFlip; None lets it draw.
@@ -72,12 +74,14 @@ class Sample:
     ori_filename: str | None = None
     image_id: int | str = -1
     annotations: Annotations | None = None
+    stored_proposals: NDArray[np.float32] | None = None
     image: Array | None = None
     boxes: NDArray[np.float32] | None = None
     labels: NDArray[np.int64] | None = None
     ignore_boxes: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
     semantic: NDArray[np.uint8] | None = None
+    proposals: NDArray[np.float32] | None = None
     ori_hw: tuple[int, int] = (0, 0)
     input_hw: tuple[int, int] = (0, 0)
     pad_hw: tuple[int, int] = (0, 0)
@@ -118,6 +122,12 @@ class Sample:
         planes = np.ascontiguousarray(self.pixels().transpose(2, 0, 1), dtype=np.float32)
         return torch.from_numpy(planes)
 
+    def proposal_tensor(self) -> torch.Tensor | None:
+        """(n, 4) float32 proposals, if loaded and collected."""
+        if self.proposals is None or (self.collected and "proposals" not in self.collected):
+            return None
+        return torch.from_numpy(np.ascontiguousarray(self.proposals, np.float32))
+
     def targets(self) -> Targets:
         """Ground truth as tensors; what Collect did not name is left out."""
         boxes = empty_boxes() if self.boxes is None else self.boxes
@@ -133,6 +143,7 @@ class Sample:
             ignore_boxes=torch.from_numpy(np.ascontiguousarray(ignore, np.float32)),
             masks=torch.from_numpy(np.ascontiguousarray(self.masks)) if with_masks else None,
             semantic=torch.from_numpy(np.asarray(self.semantic, np.int64)) if with_semantic else None,
+            proposals=self.proposal_tensor(),
         )
 
 

@@ -11,8 +11,9 @@ utils/res_layer.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from detector.errors import ConfigError
+from detector.layers.context_block import ContextBlock
 from detector.layers.conv import make_conv
+from detector.layers.deform_conv import DeformConv2dPack, ModulatedDeformConv2dPack, zero_
+from detector.layers.generalized_attention import GeneralizedAttention
 from detector.layers.init import InitRules, apply_rules, is_pretrained
 from detector.layers.norm import add_norm, freeze, make_norm
+from detector.layers.plugins import POSITIONS, PluginSpec, attach
 from detector.structures.specs import ConvSpec, InitSpec, NormSpec
 
 BATCH_NORM = NormSpec(type="BN")
@@ -34,7 +39,7 @@ _DEFAULT_INIT = [
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """What all blocks of a network share."""
+    """What all blocks of a stage share; ``dcn`` and ``plugins`` differ from stage to stage."""
 
     style: str = "pytorch"
     with_cp: bool = False
@@ -43,9 +48,24 @@ class BlockSettings:
     groups: int = 1
     base_width: int = 4
     base_channels: int = 64
+    dcn: ConvSpec | None = None
+    plugins: tuple[PluginSpec, ...] = ()
+
+    @property
+    def middle_conv(self) -> ConvSpec | None:
+        """Kind of the 3 x 3 convolution of a bottleneck.
+
+        Raises:
+            ConfigError: both ``dcn`` and ``conv_cfg`` ask for one.
+        """
+        if self.dcn is not None and self.conv_cfg is not None:
+            raise ConfigError(
+                f"found dcn {self.dcn.type!r} and conv_cfg {self.conv_cfg.type!r}; remove one of them."
+            )
+        return self.dcn or self.conv_cfg
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """A residual branch added to the (projected) input, recomputed in the backward pass with ``with_cp``."""
 
     def __init__(self, downsample: nn.Module | None, *, with_cp: bool) -> None:
@@ -55,23 +75,30 @@ class _Residual(nn.Module):
         self.downsample = downsample
 
     def branch(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), before the sum."""
+        raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm before the sum."""
         raise NotImplementedError
 
     def _inner(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
         return self.branch(x) + identity
 
+    def summed(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), the sum before its activation."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(self._inner, x, use_reentrant=False)  # type: ignore[return-value]
+        return self._inner(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        out = (
-            checkpoint(self._inner, x, use_reentrant=False)
-            if self.with_cp and x.requires_grad
-            else self._inner(x)
-        )
-        return self.relu(out)
+        return self.relu(self.summed(x))
 
 
-class BasicBlock(_Residual):
+class BasicBlock(Residual):
     """Two 3 x 3 convolutions."""
 
     expansion = 1
@@ -86,8 +113,14 @@ class BasicBlock(_Residual):
         downsample: nn.Module | None,
         settings: BlockSettings,
     ) -> None:
-        """``planes`` output channels; the first convolution strides."""
+        """``planes`` output channels; the first convolution strides.
+
+        Raises:
+            ConfigError: a deformable convolution or plugins are asked for.
+        """
         super().__init__(downsample, with_cp=settings.with_cp)
+        if settings.dcn is not None or settings.plugins:
+            raise ConfigError("dcn and plugins need the bottlenecks of depth 50 or more; remove them.")
         norm, conv = settings.norm_cfg, settings.conv_cfg
         self.conv1 = make_conv(
             conv, in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
@@ -107,7 +140,7 @@ class BasicBlock(_Residual):
         return getattr(self, self._norm2)
 
 
-class Bottleneck(_Residual):
+class Bottleneck(Residual):
     """1 x 1, 3 x 3 and 1 x 1 convolutions; ResNeXt gives the middle one groups."""
 
     expansion = 4
@@ -135,7 +168,7 @@ class Bottleneck(_Residual):
         self.conv1 = make_conv(conv, in_channels, width, 1, stride=first, bias=False)
         self._norm1 = add_norm(self, norm, width, 1)
         self.conv2 = make_conv(
-            conv,
+            settings.middle_conv,
             width,
             width,
             3,
@@ -148,12 +181,19 @@ class Bottleneck(_Residual):
         self._norm2 = add_norm(self, norm, width, 2)
         self.conv3 = make_conv(conv, width, planes * self.expansion, 1, bias=False)
         self._norm3 = add_norm(self, norm, planes * self.expansion, 3)
+        widths = zip(POSITIONS, (width, width, planes * self.expansion), strict=True)
+        self._plugins = [attach(self, settings.plugins, position, channels) for position, channels in widths]
 
     def branch(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, planes * 4, H', W'), before the sum."""
-        x = self.relu(getattr(self, self._norm1)(self.conv1(x)))
-        x = self.relu(getattr(self, self._norm2)(self.conv2(x)))
-        return getattr(self, self._norm3)(self.conv3(x))
+        x = self._plugged(0, self.relu(getattr(self, self._norm1)(self.conv1(x))))
+        x = self._plugged(1, self.relu(getattr(self, self._norm2)(self.conv2(x))))
+        return self._plugged(2, getattr(self, self._norm3)(self.conv3(x)))
+
+    def _plugged(self, position: int, x: Tensor) -> Tensor:
+        for name in self._plugins[position]:
+            x = getattr(self, name)(x)
+        return x
 
     @property
     def last_norm(self) -> nn.Module:
@@ -162,7 +202,8 @@ class Bottleneck(_Residual):
 
 
 Block = type[BasicBlock] | type[Bottleneck]
-ARCHITECTURES: dict[int, tuple[Block, tuple[int, ...]]] = {
+Architectures = Mapping[int, tuple[Any, tuple[int, ...]]]
+ARCHITECTURES: Architectures = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -171,13 +212,11 @@ ARCHITECTURES: dict[int, tuple[Block, tuple[int, ...]]] = {
 }
 
 
-def architecture(depth: int) -> tuple[Block, tuple[int, ...]]:
+def architecture(depth: int, known: Architectures = ARCHITECTURES) -> tuple[Block, tuple[int, ...]]:
     """Block class and blocks per stage of a depth."""
-    if depth not in ARCHITECTURES:
-        raise ConfigError(
-            f"ResNet: unknown depth {depth}; expected one of {', '.join(map(str, ARCHITECTURES))}."
-        )
-    return ARCHITECTURES[depth]
+    if depth not in known:
+        raise ConfigError(f"ResNet: unknown depth {depth}; expected one of {', '.join(map(str, known))}.")
+    return known[depth]
 
 
 def make_stage(
@@ -224,6 +263,8 @@ def make_stage(
 class ResNet(nn.Module):
     """Residual network of depth 18, 34, 50, 101 or 152 without its classifier."""
 
+    architectures: ClassVar[Architectures] = ARCHITECTURES
+
     def __init__(
         self,
         *,
@@ -242,6 +283,9 @@ class ResNet(nn.Module):
         conv_cfg: ConvSpec | None = None,
         norm_cfg: NormSpec = BATCH_NORM,
         norm_eval: bool = True,
+        dcn: ConvSpec | None = None,
+        stage_with_dcn: Sequence[bool] = (False, False, False, False),
+        plugins: list[PluginSpec] | tuple[PluginSpec, ...] | None = None,
         with_cp: bool = False,
         zero_init_residual: bool = True,
         contract_dilation: bool = False,
@@ -267,6 +311,9 @@ class ResNet(nn.Module):
             conv_cfg: kind of convolution.
             norm_cfg: kind of norm.
             norm_eval: batch norms use their running statistics also in training.
+            dcn: deformable convolution in place of the 3 x 3 ones of bottlenecks.
+            stage_with_dcn: stages with such convolutions.
+            plugins: layers inserted into the bottlenecks.
             with_cp: recompute blocks in the backward pass to save memory.
             zero_init_residual: the last norm of each block starts at 0.
             contract_dilation: the first block of a dilated stage uses half the dilation.
@@ -275,18 +322,21 @@ class ResNet(nn.Module):
             base_width: width of a group (ResNeXt).
         """
         super().__init__()
-        block, counts = architecture(depth)
-        self.settings = BlockSettings(
-            style=style,
-            with_cp=with_cp,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            groups=groups,
-            base_width=base_width,
-            base_channels=base_channels,
+        block, counts = architecture(depth, self.architectures)
+        self.settings = self.block_settings(
+            BlockSettings(
+                style=style,
+                with_cp=with_cp,
+                conv_cfg=conv_cfg,
+                norm_cfg=norm_cfg,
+                groups=groups,
+                base_width=base_width,
+                base_channels=base_channels,
+            )
         )
         self.frozen_stages, self.norm_eval, self.out_indices = frozen_stages, norm_eval, tuple(out_indices)
         self.zero_init_residual, self.init_cfg = zero_init_residual, init_cfg
+        self._plan_extras(dcn, stage_with_dcn, plugins)
         stem = stem_channels or base_channels
         self._make_stem(in_channels, stem, deep_stem=deep_stem)
         self._stages: list[str] = []
@@ -300,7 +350,7 @@ class ResNet(nn.Module):
                 counts[i],
                 stride=strides[i],
                 dilation=dilations[i],
-                settings=self.settings,
+                settings=self.stage_settings(i),
                 avg_down=avg_down,
                 contract_dilation=contract_dilation,
             )
@@ -308,6 +358,26 @@ class ResNet(nn.Module):
             self.add_module(self._stages[-1], stage)
             width = planes * block.expansion
         self._freeze_stages()
+
+    def block_settings(self, shared: BlockSettings) -> BlockSettings:
+        """What the blocks receive; a variant with other blocks adds its own settings."""
+        return shared
+
+    def _plan_extras(
+        self,
+        dcn: ConvSpec | None,
+        stage_with_dcn: Sequence[bool],
+        plugins: Sequence[PluginSpec] | None,
+    ) -> None:
+        """Note what only some stages have."""
+        self._dcn = tuple(dcn if deform else None for deform in stage_with_dcn)
+        self._plugins = tuple(plugins or ())
+
+    def stage_settings(self, index: int) -> BlockSettings:
+        """What the blocks of stage ``index`` (from 0) receive."""
+        dcn = self._dcn[index] if index < len(self._dcn) else None
+        plugins = tuple(plugin for plugin in self._plugins if plugin.in_stage(index))
+        return replace(self.settings, dcn=dcn, plugins=plugins)
 
     def _make_stem(self, in_channels: int, channels: int, *, deep_stem: bool) -> None:
         conv, norm = self.settings.conv_cfg, self.settings.norm_cfg
@@ -328,10 +398,14 @@ class ResNet(nn.Module):
             self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
+    def enter(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, stem channels, H / 4, W / 4), the input of the first stage."""
+        x = self.stem(x) if self.deep_stem else self.relu(getattr(self, self._norm1)(self.conv1(x)))
+        return self.maxpool(x)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) gives the maps of ``out_indices``."""
-        x = self.stem(x) if self.deep_stem else self.relu(getattr(self, self._norm1)(self.conv1(x)))
-        x = self.maxpool(x)
+        x = self.enter(x)
         outputs = []
         for i, name in enumerate(self._stages):
             x = getattr(self, name)(x)
@@ -360,12 +434,17 @@ class ResNet(nn.Module):
     def init_weights(self) -> None:
         """Kaiming convolutions and unit norms unless ``init_cfg`` says otherwise.
 
-        Checkpoints are the engine's work.
+        Offsets start at zero and plugins with their own values. Checkpoints are the engine's work.
         """
         apply_rules(self, _DEFAULT_INIT if self.init_cfg is None else self.init_cfg)
+        for module in self.modules():
+            if isinstance(module, (ContextBlock, GeneralizedAttention)):
+                module.init_weights()
+            elif isinstance(module, (DeformConv2dPack, ModulatedDeformConv2dPack)):
+                zero_(module.conv_offset)
         if self.zero_init_residual and not is_pretrained(self.init_cfg):
             for module in self.modules():
-                if isinstance(module, (BasicBlock, Bottleneck)):
+                if isinstance(module, Residual):
                     nn.init.zeros_(module.last_norm.weight)  # type: ignore[arg-type]
 
 

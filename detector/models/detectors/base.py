@@ -5,9 +5,17 @@ Shapes: B images of H x W.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from detector.structures.samples import Batch, Detections
+
+
+def chained(neck: nn.Module | Sequence[nn.Module] | None) -> nn.Module | None:
+    """One module of a neck given as a list: its parts in turn, ``neck.0``, ``neck.1`` in a checkpoint."""
+    return nn.Sequential(*neck) if isinstance(neck, (list, tuple)) else neck  # type: ignore[return-value]
 
 
 class Detector(nn.Module):
@@ -41,6 +49,8 @@ class Detector(nn.Module):
 
     def init_weights(self) -> None:
         """Random initial values of all parts; pretrained parts are loaded by the engine afterwards."""
-        for part in self.children():
-            if hasattr(part, "init_weights"):
-                part.init_weights()  # type: ignore[operator]
+        for child in self.children():
+            parts: Any = child if isinstance(child, nn.Sequential) else (child,)
+            for part in parts:
+                if hasattr(part, "init_weights"):
+                    part.init_weights()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from detector.layers.init import InitRules, apply_rules
 from detector.models.dense_heads.rpn import RPNHead
-from detector.models.detectors.base import Detector
-from detector.models.roi_heads.standard import StandardRoIHead
+from detector.models.detectors.base import Detector, chained
+from detector.models.roi_heads.roi_head import RoIHead
 from detector.structures.samples import Batch, Detections
 
 
@@ -24,14 +24,14 @@ class TwoStageDetector(Detector):
         self,
         *,
         backbone: nn.Module,
-        roi_head: StandardRoIHead,
+        roi_head: RoIHead,
         rpn_head: RPNHead,
         neck: nn.Module | None = None,
         init_cfg: InitRules = None,
     ) -> None:
         """Take built parts; ``init_cfg`` holds rules for the whole model."""
         super().__init__()
-        self.backbone, self.neck = backbone, neck
+        self.backbone, self.neck = backbone, chained(neck)
         self.rpn_head, self.roi_head, self.init_cfg = rpn_head, roi_head, init_cfg
 
     @property
@@ -60,7 +60,7 @@ class TwoStageDetector(Detector):
         raw = self.rpn_head(feats)
         losses = self.rpn_head.loss(raw, batch.targets, batch.metas)
         proposals = self.rpn_head.propose(raw, batch.metas, self.rpn_head.proposal_cfg)
-        return losses | self.roi_head.loss(feats, proposals, batch.targets)
+        return losses | self.roi_head.loss(feats, proposals, batch.targets, batch.metas)
 
     @torch.no_grad()
     def predict(self, batch: Batch, *, rescale: bool = True) -> list[Detections]:
@@ -83,7 +83,7 @@ class RPN(Detector):
     ) -> None:
         """Take built parts."""
         super().__init__()
-        self.backbone, self.neck, self.rpn_head, self.init_cfg = backbone, neck, rpn_head, init_cfg
+        self.backbone, self.neck, self.rpn_head, self.init_cfg = backbone, chained(neck), rpn_head, init_cfg
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """loss_rpn_cls and loss_rpn_bbox, scalars."""

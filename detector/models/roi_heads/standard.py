@@ -10,59 +10,74 @@ Papers: Ren et al., arXiv:1506.01497; He et al., arXiv:1703.06870. Attribute nam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from detector.models.roi_heads.bbox_heads.bbox_head import BBoxHead, box_targets
-from detector.models.roi_heads.extractors.single_level import SingleRoIExtractor
+from detector.models.roi_heads.bbox_heads.bbox_head import BBoxHead, BoxTargets, box_targets
+from detector.models.roi_heads.extractors.extractor import RoIExtractor
 from detector.models.roi_heads.mask_heads.fcn import FCNMaskHead
 from detector.models.roi_heads.mask_heads.mask_targets import mask_targets
-from detector.ops.mask_paste import paste_masks
-from detector.ops.nms import multiclass_nms
+from detector.models.roi_heads.roi_head import (
+    RoIHead,
+    RoITestSpec,
+    RoITrainSpec,
+    best_detections,
+    input_boxes,
+    instance_masks,
+    paste_detections,
+    sample_regions,
+)
 from detector.ops.roi_align import boxes_to_rois
-from detector.structures.boxes import rescale_to_original
 from detector.structures.samples import Detections, ImageMeta, Targets
-from detector.structures.specs import NmsSpec, Spec
-from detector.targets.assigners.assignment import Assigner
-from detector.targets.samplers.sampling import Sampled, Sampler
+from detector.targets.samplers.sampling import Sampled
 
 # Regions per call of the mask head in testing: bounds (regions, C, 28, 28) to 0.4 GB with 1203 classes.
-_MASK_CHUNK = 100
-NMS_05 = NmsSpec(iou_threshold=0.5)
+MASK_CHUNK = 100
 
 
 @dataclass(frozen=True)
-class RoITrainSpec(Spec):
-    """How proposals become targets; ``mask_size`` pixels per side, ``pos_weight`` -1 means 1."""
+class BoxOutputs:
+    """What the box head says of K regions.
 
-    assigner: Assigner
-    sampler: Sampler
-    mask_size: int | tuple[int, int] = 28
-    pos_weight: float = -1
-    debug: bool = False
+    Attributes:
+        features: (K, channels, P, P) region features.
+        scores: (K, C + 1) logits.
+        deltas: (K, 4 * C or 4), or None for a head without a box layer.
+    """
+
+    features: Tensor
+    scores: Tensor
+    deltas: Tensor | None
 
 
 @dataclass(frozen=True)
-class RoITestSpec(Spec):
-    """How raw outputs become detections; ``mask_thr_binary`` is the least probability of a mask pixel."""
+class MaskStep:
+    """The mask head on the K positive regions of a batch.
 
-    score_thr: float = 0.05
-    nms: NmsSpec = NMS_05
-    max_per_img: int = 100
-    mask_thr_binary: float = 0.5
+    Attributes:
+        features: (K, channels, P, P) region features.
+        logits: (K, C or 1, M, M).
+        wanted: (K, M, M) 0/1.
+        labels: (K,) int64.
+    """
+
+    features: Tensor
+    logits: Tensor
+    wanted: Tensor
+    labels: Tensor
 
 
-class StandardRoIHead(nn.Module):
+class StandardRoIHead(RoIHead):
     """One box head and, where given, one mask head on the regions of the proposals."""
 
     def __init__(
         self,
         *,
-        bbox_roi_extractor: SingleRoIExtractor,
+        bbox_roi_extractor: RoIExtractor,
         bbox_head: BBoxHead,
-        mask_roi_extractor: SingleRoIExtractor | None = None,
+        mask_roi_extractor: RoIExtractor | None = None,
         mask_head: FCNMaskHead | None = None,
         shared_head: nn.Module | None = None,
         train_cfg: RoITrainSpec | None = None,
@@ -98,31 +113,26 @@ class StandardRoIHead(nn.Module):
         """Classes without background."""
         return self.bbox_head.num_classes
 
-    def init_weights(self) -> None:
-        """Initial values of all parts."""
-        for part in (self.shared_head, self.bbox_head, self.mask_head):
-            if part is not None:
-                part.init_weights()  # type: ignore[operator]
-
     def _box_features(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
         x = self.bbox_roi_extractor(feats[: self.bbox_roi_extractor.num_inputs], rois)
         return x if self.shared_head is None else self.shared_head(x)
+
+    def forward_boxes(self, feats: Sequence[Tensor], rois: Tensor) -> BoxOutputs:
+        """What the box head says of regions (K, 5) on L maps (B, channels, h, w)."""
+        x = self._box_features(feats, rois)
+        scores, deltas = self.bbox_head(x)
+        return BoxOutputs(features=x, scores=scores, deltas=deltas)
 
     def _mask_features(self, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
         x = self.mask_roi_extractor(feats[: self.mask_roi_extractor.num_inputs], rois)
         return x if self.shared_head is None else self.shared_head(x)
 
-    def _sample(
-        self, spec: RoITrainSpec, proposals: Sequence[Tensor], targets: Sequence[Targets]
-    ) -> list[Sampled]:
-        samples = []
-        for boxes, target in zip(proposals, targets, strict=True):
-            assignment = spec.assigner.assign(boxes[:, :4], target.boxes, target.ignore_boxes)
-            samples.append(spec.sampler.sample(assignment, boxes[:, :4], target.boxes, target.labels))
-        return samples
-
     def loss(
-        self, feats: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Targets]
+        self,
+        feats: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Targets],
+        metas: Sequence[ImageMeta],
     ) -> dict[str, Tensor]:
         """Scalars loss_cls, loss_bbox, acc and, with masks, loss_mask.
 
@@ -130,38 +140,68 @@ class StandardRoIHead(nn.Module):
             feats: L maps (B, channels, h, w).
             proposals: B tensors (n, 4 or 5).
             targets: ground truth of B images, with masks where masks are predicted.
+            metas: of the B images.
         """
         spec = self.train_cfg
         if spec is None:
             raise RuntimeError("StandardRoIHead was built without train_cfg and cannot compute a loss.")
-        samples = self._sample(spec, proposals, targets)
-        box_features = self._box_features(feats, boxes_to_rois([s.boxes for s in samples]))
+        samples = self._sample(spec, feats, proposals, targets)
+        outputs = self.forward_boxes(feats, boxes_to_rois([s.boxes for s in samples]))
         wanted = box_targets(samples, self.num_classes, spec.pos_weight)
-        scores, deltas = self.bbox_head(box_features)
-        losses = self.bbox_head.loss(scores, deltas, wanted)
+        losses = self._box_losses(outputs, wanted, samples)
+        losses.update(self._region_losses(feats, samples, metas))
         if self.mask_head is not None:
             if self.share_roi_extractor:
-                mask_features = box_features[wanted.pos_rows]
+                features = outputs.features[wanted.pos_rows]
             else:
-                mask_features = self._mask_features(feats, boxes_to_rois([s.pos_boxes for s in samples]))
-            losses.update(self._mask_loss(self.mask_head, mask_features, samples, targets, spec))
+                features = self._mask_features(feats, boxes_to_rois([s.pos_boxes for s in samples]))
+            step = self._mask_step(self.mask_head, features, samples, targets, spec)
+            losses.update(self._mask_losses(self.mask_head, step, feats, samples, targets))
         return losses
 
-    def _mask_loss(
+    def _sample(
+        self,
+        spec: RoITrainSpec,
+        feats: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Targets],
+    ) -> list[Sampled]:
+        judges = [HeadJudge(self, [x[i : i + 1].detach() for x in feats]) for i in range(len(proposals))]
+        return sample_regions(spec, proposals, targets, judges)
+
+    def _box_losses(
+        self, outputs: BoxOutputs, wanted: BoxTargets, samples: Sequence[Sampled]
+    ) -> dict[str, Tensor]:
+        return self.bbox_head.loss(outputs.scores, outputs.deltas, wanted)
+
+    def _region_losses(
+        self, feats: Sequence[Tensor], samples: Sequence[Sampled], metas: Sequence[ImageMeta]
+    ) -> dict[str, Tensor]:
+        """Losses of further heads on the positive regions."""
+        return {}
+
+    def _mask_step(
         self,
         head: FCNMaskHead,
         features: Tensor,
         samples: Sequence[Sampled],
         targets: Sequence[Targets],
         spec: RoITrainSpec,
-    ) -> dict[str, Tensor]:
-        masks = []
-        for target in targets:
-            if target.masks is None:
-                raise RuntimeError("The model predicts masks but the targets hold none; load with_mask=True.")
-            masks.append(target.masks)
+    ) -> MaskStep:
+        masks = instance_masks(targets)
         labels = torch.cat([s.pos_gt_labels for s in samples if s.pos_gt_labels is not None])
-        return head.loss(head(features), mask_targets(samples, masks, spec.mask_size), labels)
+        wanted = mask_targets(samples, masks, spec.mask_size)
+        return MaskStep(features=features, logits=head(features), wanted=wanted, labels=labels)
+
+    def _mask_losses(
+        self,
+        head: FCNMaskHead,
+        step: MaskStep,
+        feats: Sequence[Tensor],
+        samples: Sequence[Sampled],
+        targets: Sequence[Targets],
+    ) -> dict[str, Tensor]:
+        return head.loss(step.logits, step.wanted, step.labels)
 
     @torch.no_grad()
     def predict(
@@ -190,21 +230,10 @@ class StandardRoIHead(nn.Module):
     ) -> list[Detections]:
         rois = boxes_to_rois(list(proposals))
         counts = [len(p) for p in proposals]
-        scores, deltas = self.bbox_head(self._box_features(feats, rois))
-        results = []
-        parts = zip(rois.split(counts), scores.split(counts), deltas.split(counts), metas, strict=True)
-        for image_rois, image_scores, image_deltas, meta in parts:
-            boxes, probabilities = self.bbox_head.decode(
-                image_rois, image_scores, image_deltas, meta.input_hw
-            )
-            if rescale:
-                boxes = rescale_to_original(boxes.reshape(-1, 4), meta.scale_factor).reshape(boxes.shape)
-            spec = self.test_cfg
-            kept = multiclass_nms(
-                boxes, probabilities, score_thr=spec.score_thr, spec=spec.nms, max_num=spec.max_per_img
-            )
-            results.append(Detections(boxes=kept[0], scores=kept[1], labels=kept[2]))
-        return results
+        outputs = self.forward_boxes(feats, rois)
+        deltas = [None] * len(counts) if outputs.deltas is None else outputs.deltas.split(counts)
+        parts = zip(rois.split(counts), outputs.scores.split(counts), deltas, metas, strict=True)
+        return [best_detections(self.bbox_head, *part, self.test_cfg, rescale=rescale) for part in parts]
 
     def _predict_masks(
         self,
@@ -216,18 +245,41 @@ class StandardRoIHead(nn.Module):
         rescale: bool,
     ) -> list[Detections]:
         """Add masks pasted to the original (or, without ``rescale``, the unpadded input) size."""
-        boxes = [
-            d.boxes * d.boxes.new_tensor(m.scale_factor) if rescale else d.boxes
-            for d, m in zip(found, metas, strict=True)
-        ]
+        boxes = input_boxes(found, metas, rescale=rescale)
         rois, labels = boxes_to_rois(boxes), torch.cat([d.labels for d in found])
-        chunks = zip(rois.split(_MASK_CHUNK), labels.split(_MASK_CHUNK), strict=True)
-        masks = torch.cat([head.select(head(self._mask_features(feats, r)), chosen) for r, chosen in chunks])
-        results = []
-        for part, b, d, m in zip(masks.split([len(d) for d in found]), boxes, found, metas, strict=True):
-            image_hw = m.ori_hw if rescale else m.input_hw
-            # there and back, as the reference does: a mask pixel on the threshold turns on the last bit
-            pasted = rescale_to_original(b, m.scale_factor) if rescale else b
-            rles = paste_masks(part, pasted, image_hw, threshold=self.test_cfg.mask_thr_binary)
-            results.append(replace(d, masks=rles))
-        return results
+        chunks = zip(rois.split(MASK_CHUNK), labels.split(MASK_CHUNK), strict=True)
+        masks = torch.cat([self._mask_probabilities(head, feats, *chunk) for chunk in chunks])
+        threshold = self.test_cfg.mask_thr_binary
+        return paste_detections(masks, boxes, found, metas, threshold=threshold, rescale=rescale)
+
+    def _mask_probabilities(
+        self, head: FCNMaskHead, feats: Sequence[Tensor], rois: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Masks (K, M, M) of the labels (K,) of regions (K, 5)."""
+        return head.select(head(self._mask_features(feats, rois)), labels)
+
+
+class HeadJudge:
+    """The box head's view of candidate regions of one image."""
+
+    def __init__(self, head: StandardRoIHead, feats: Sequence[Tensor]) -> None:
+        """``feats`` are L maps (1, channels, h, w)."""
+        self.head, self.feats, self.num_classes = head, feats, head.num_classes
+
+    @torch.no_grad()
+    def losses(self, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Classification losses (n,) of regions (n, 4) if they had these labels (n,)."""
+        outputs = self.head.forward_boxes(self.feats, boxes_to_rois([boxes]))
+        return self.head.bbox_head.class_losses(outputs.scores, labels)
+
+    @torch.no_grad()
+    def predictions(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Best foreground probability (n,) of regions (n, 4), and the box (n, 4) of that class."""
+        outputs = self.head.forward_boxes(self.feats, boxes_to_rois([boxes]))
+        best, label = outputs.scores.softmax(dim=-1)[:, :-1].max(dim=-1)
+        if outputs.deltas is None:
+            return best, boxes
+        deltas = outputs.deltas.reshape(len(boxes), -1, 4)
+        row = torch.arange(len(boxes), device=boxes.device)
+        own = deltas[:, 0] if deltas.shape[1] == 1 else deltas[row, label]
+        return best, self.head.bbox_head.bbox_coder.decode(boxes, own)

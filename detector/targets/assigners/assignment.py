@@ -6,8 +6,9 @@ Boxes: xyxy, pixels of the network input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -33,4 +34,19 @@ class Assigner(Protocol):
 
     def assign(self, boxes: Tensor, gt_boxes: Tensor, ignore_boxes: Tensor | None = None) -> Assignment:
         """(P, 4), (G, 4) and (K, 4) give an assignment; G and K may be 0."""
+        ...
+
+
+@runtime_checkable
+class LevelAssigner(Protocol):
+    """An assigner that must know which level a prior is of."""
+
+    def assign_levels(
+        self,
+        boxes: Tensor,
+        counts: Sequence[int],
+        gt_boxes: Tensor,
+        ignore_boxes: Tensor | None = None,
+    ) -> Assignment:
+        """As ``Assigner.assign``, with the number of priors of each level, in order."""
         ...

@@ -59,18 +59,28 @@ class MaxIoUAssigner:
         Without ground truth everything is background. Priors between the thresholds are ignored.
         """
         overlaps = pairwise_iou(gt_boxes, boxes)  # (G, P)
-        if self.ignore_iof_thr > 0 and ignore_boxes is not None and len(ignore_boxes) and len(boxes):
-            iof = (
-                pairwise_iof(boxes, ignore_boxes)
-                if self.ignore_wrt_candidates
-                else pairwise_iof(ignore_boxes, boxes).T
-            )
-            overlaps[:, iof.max(dim=1).values > self.ignore_iof_thr] = -1
-        gt_index = boxes.new_full((len(boxes),), IGNORE, dtype=torch.long)
-        if len(gt_boxes) == 0 or len(boxes) == 0:
-            if len(gt_boxes) == 0:
+        overlaps[:, self.ignored(boxes, ignore_boxes)] = -1
+        return self.by_overlaps(overlaps)
+
+    def ignored(self, boxes: Tensor, ignore_boxes: Tensor | None) -> Tensor:
+        """Which priors (P,) lie in ignored boxes (K, 4)."""
+        if self.ignore_iof_thr <= 0 or ignore_boxes is None or len(ignore_boxes) == 0:
+            return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        iof = (
+            pairwise_iof(boxes, ignore_boxes)
+            if self.ignore_wrt_candidates
+            else pairwise_iof(ignore_boxes, boxes).T
+        )
+        return iof.amax(dim=1) > self.ignore_iof_thr
+
+    def by_overlaps(self, overlaps: Tensor) -> Assignment:
+        """Decide by overlaps (G, P); negative ones are of ignored priors."""
+        num_gt, num_priors = overlaps.shape
+        gt_index = overlaps.new_full((num_priors,), IGNORE, dtype=torch.long)
+        if num_gt == 0 or num_priors == 0:
+            if num_gt == 0:
                 gt_index.fill_(BACKGROUND)
-            return Assignment(gt_index=gt_index, overlap=boxes.new_zeros(len(boxes)))
+            return Assignment(gt_index=gt_index, overlap=overlaps.new_zeros(num_priors))
         best, best_gt = overlaps.max(dim=0)
         low, high = self.neg_range
         gt_index[(best >= low) & (best < high)] = BACKGROUND

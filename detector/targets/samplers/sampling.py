@@ -7,7 +7,7 @@ Boxes: xyxy, pixels of the network input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Sampled:
         pos_gt_index: (S_pos,) int64 rows of the ground truth.
         pos_gt_boxes: (S_pos, 4).
         pos_gt_labels: (S_pos,) int64, or None when labels were not given (RPN).
+        neg_label_weights: (S - S_pos,) of the classification loss, or None for ones.
     """
 
     pos_index: Tensor
@@ -36,6 +37,7 @@ class Sampled:
     pos_gt_index: Tensor
     pos_gt_boxes: Tensor
     pos_gt_labels: Tensor | None
+    neg_label_weights: Tensor | None = None
 
     @property
     def boxes(self) -> Tensor:
@@ -51,6 +53,49 @@ class Sampler(Protocol):
     ) -> Sampled:
         """An assignment of (P, 4) candidates to (G, 4) boxes gives the chosen ones."""
         ...
+
+
+class RegionJudge(Protocol):
+    """What a box head thinks of candidate regions of one image; asked by samplers that mine hard ones."""
+
+    num_classes: int
+
+    def losses(self, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Classification losses (n,) of regions (n, 4) if they had these labels (n,)."""
+        ...
+
+    def predictions(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Best foreground probability (n,) of regions (n, 4), and the box (n, 4) of that class."""
+        ...
+
+
+@runtime_checkable
+class JudgingSampler(Protocol):
+    """Choose candidates with the help of the box head that will learn from them."""
+
+    def sample_judged(
+        self, assignment: Assignment, boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor, judge: RegionJudge
+    ) -> Sampled:
+        """As ``Sampler.sample``, with the box head's view of the same image."""
+        ...
+
+
+def with_ground_truth(
+    index: Tensor, overlap: Tensor, boxes: Tensor, gt_boxes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put G ground-truth boxes in front of P candidates: their index, overlap and boxes, G + P rows each."""
+    own = torch.arange(len(gt_boxes), device=index.device)
+    return (
+        torch.cat((own, index)),
+        torch.cat((overlap.new_ones(len(own)), overlap)),
+        torch.cat((gt_boxes, boxes)),
+    )
+
+
+def room_for_negatives(num: int, num_pos: int, neg_pos_ub: float) -> int:
+    """How many negatives fit beside ``num_pos`` positives."""
+    room = num - num_pos
+    return min(room, int(neg_pos_ub * max(1, num_pos))) if neg_pos_ub >= 0 else room
 
 
 def collect(

@@ -40,13 +40,13 @@ MASK_HEAD = {"type": "FCNMaskHead", "num_classes": 3, "loss_mask": {**LOSS, "use
         ),
         ({**EXTRACTOR, "roi_layer": {"type": "RoIPool"}}, ["model.roi_layer", "type 'RoIPool'"]),
         (
-            {**BOX_HEAD, "cls_predictor_cfg": {"type": "NormedLinear"}},
-            ["cls_predictor_cfg", "'NormedLinear'"],
+            {**BOX_HEAD, "cls_predictor_cfg": {"type": "CosineLinear"}},
+            ["cls_predictor_cfg", "'CosineLinear'", "'NormedLinear'"],
         ),
         ({**BOX_HEAD, "reg_predictor_cfg": {"type": "Conv"}}, ["reg_predictor_cfg", "'Conv'", "'Linear'"]),
         (
-            {**MASK_HEAD, "predictor_cfg": {"type": "NormedConv2d"}},
-            ["predictor_cfg", "'NormedConv2d'", "'Conv'"],
+            {**MASK_HEAD, "predictor_cfg": {"type": "Linear"}},
+            ["predictor_cfg", "'Linear'", "'Conv'", "'NormedConv2d'"],
         ),
         ({**RESNET, "strides": (1,), "num_stages": 2}, ["model:", "ResNet could not be built"]),
     ],

@@ -102,7 +102,7 @@ def test_own_classes_of_the_type_that_the_file_lacks(ten: Any) -> None:
         ({"classes": "no/such.txt"}, DatasetError, ["dataset.classes", "no such file"]),
         ({"classes": ()}, ConfigError, ["dataset.classes", "at least one"]),
         ({"classes": ("cat", "cat")}, ConfigError, ["'cat' more than once"]),
-        ({"proposal_file": "p.pkl"}, ConfigError, ["proposal_file", "Remove"]),
+        ({"proposal_file": "p.pkl"}, DatasetError, ["p.pkl", "cannot be opened", "Correct proposal_file"]),
     ],
 )
 def test_wrong_sections(ten: Any, more: dict[str, Any], kind: type[DetectorError], parts: list[str]) -> None:

@@ -9,14 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detector.engine.initial_weights import (
-    Pretrained,
-    load_pretrained,
-    load_weights,
-    requested,
-    resolve_weights,
-    weights_url,
-)
+from detector.engine.initial_weights import Pretrained, load_pretrained, load_weights, requested
 from detector.errors import CheckpointError
 
 FROM_B = {"type": "Pretrained", "checkpoint": "b"}
@@ -83,36 +76,19 @@ def test_requests_in_a_model_config(model: dict[str, Any], expected: list[Pretra
     assert requested(model) == expected
 
 
-@pytest.mark.parametrize(
-    ("uri", "ending"),
-    [
-        ("torchvision://resnet50", "/resnet50-0676ba61.pth"),
-        ("torchvision://resnet18", "/resnet18-f37072fd.pth"),
-        ("open-mmlab://detectron2/resnet50_caffe", "/resnet50_msra-5891d200.pth"),
-        ("https://host/x/y.pth", "https://host/x/y.pth"),
-    ],
-)
-def test_addresses(uri: str, ending: str) -> None:
-    assert (weights_url(uri) or "").endswith(ending)
+def test_what_is_not_there_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTOR_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match=r"needs the file resnet50-0676ba61\.pth.*init_cfg=None"):
+        load_weights(Net(), {"type": "X", "pretrained": "torchvision://resnet50"}, load_from=None)
 
 
-@pytest.mark.parametrize(
-    ("uri", "named"),
-    [
-        ("torchvision://resnet50", "resnet50-0676ba61.pth"),
-        ("torchvision://resnet5000", "no model"),
-        ("open-mmlab://detectron2/resnet50_cafe", "Did you mean open-mmlab://detectron2/resnet50_caffe"),
-        ("missing.pth", "no file"),
-    ],
-)
-def test_what_is_not_there_is_named(uri: str, named: str) -> None:
-    with pytest.raises(CheckpointError, match=named):
-        resolve_weights(uri)
-
-
-def test_a_file_in_the_cache_is_found(cache: Path) -> None:
-    (cache / "resnet18-f37072fd.pth").touch()
-    assert resolve_weights("torchvision://resnet18") == cache / "resnet18-f37072fd.pth"
+def test_a_pretrained_file_in_the_cache_is_used(cache: Path) -> None:
+    torch.save({"weight": torch.ones(2, 2)}, cache / "x.pth")
+    net = Net()
+    init = {"type": "Pretrained", "checkpoint": "https://host/models/x.pth"}
+    lines = load_weights(net, {"type": "X", "backbone": {"type": "R", "init_cfg": init}}, load_from=None)
+    assert lines == ["https://host/models/x.pth: 1 tensors into model.backbone"]
+    assert torch.equal(net.backbone.weight, torch.ones(2, 2))
 
 
 def test_only_keys_below_the_prefix_go_into_the_module(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from detector.data.download.fetch import Patience, fetch
 from detector.errors import DatasetError
+from detector.fetch import Patience, fetch
 
 BODY = random.Random(5).randbytes(300_000)
 SHA = "sha256:" + hashlib.sha256(BODY).hexdigest()

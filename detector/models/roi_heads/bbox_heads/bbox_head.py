@@ -8,13 +8,18 @@ Source: checked against mmdet 2.28.2 models/roi_heads/bbox_heads/bbox_head.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from detector.layers.init import InitRules, apply_rules, normal_
-from detector.losses.cross_entropy import accuracy
+from detector.layers.normed import make_linear
+from detector.losses.class_scores import ClassScores
+from detector.losses.cross_entropy import CrossEntropyLoss, accuracy
+from detector.losses.smooth_l1 import SmoothL1Loss
+from detector.structures.boxes import clip
 from detector.structures.specs import PredictorSpec
 from detector.targets.coders.delta_xywh import DeltaXYWHBBoxCoder
 from detector.targets.samplers.sampling import Sampled
@@ -32,6 +37,7 @@ class BoxTargets:
         pos_rows: (S_pos,) int64 rows of positive regions.
         pos_boxes: (S_pos, 4) their boxes.
         pos_gt_boxes: (S_pos, 4) the ground truth they stand for.
+        box_weights: (S_pos,) of the box loss, or None for ones.
     """
 
     labels: Tensor
@@ -39,6 +45,7 @@ class BoxTargets:
     pos_rows: Tensor
     pos_boxes: Tensor
     pos_gt_boxes: Tensor
+    box_weights: Tensor | None = None
 
 
 def box_targets(samples: Sequence[Sampled], num_classes: int, pos_weight: float) -> BoxTargets:
@@ -48,7 +55,8 @@ def box_targets(samples: Sequence[Sampled], num_classes: int, pos_weight: float)
         assert s.pos_gt_labels is not None
         labels += [s.pos_gt_labels, torch.full_like(s.neg_index, num_classes)]
         weights += [s.pos_boxes.new_full((len(s.pos_index),), pos_weight if pos_weight > 0 else 1.0)]
-        weights += [s.pos_boxes.new_ones(len(s.neg_index))]
+        ones = s.pos_boxes.new_ones(len(s.neg_index))
+        weights += [ones if s.neg_label_weights is None else s.neg_label_weights]
         rows.append(torch.arange(start, start + len(s.pos_index), device=s.pos_index.device))
         start += len(s.pos_index) + len(s.neg_index)
     return BoxTargets(
@@ -69,10 +77,10 @@ class BBoxHead(nn.Module):
     def __init__(
         self,
         *,
-        num_classes: int,
-        bbox_coder: DeltaXYWHBBoxCoder,
-        loss_cls: nn.Module,
-        loss_bbox: nn.Module,
+        num_classes: int = 80,
+        bbox_coder: DeltaXYWHBBoxCoder | None = None,
+        loss_cls: nn.Module | None = None,
+        loss_bbox: nn.Module | None = None,
         in_channels: int = 256,
         roi_feat_size: int = 7,
         with_avg_pool: bool = False,
@@ -88,9 +96,9 @@ class BBoxHead(nn.Module):
 
         Args:
             num_classes: classes without background.
-            bbox_coder: between regions and boxes.
-            loss_cls: classification loss on C + 1 logits.
-            loss_bbox: box loss.
+            bbox_coder: between regions and boxes; None is deltas with the usual standard deviations.
+            loss_cls: classification loss on C + 1 logits; None is cross entropy.
+            loss_bbox: box loss; None is smooth L1.
             in_channels: channels of the region features.
             roi_feat_size: bins per side.
             with_avg_pool: average the bins first.
@@ -103,10 +111,10 @@ class BBoxHead(nn.Module):
             init_cfg: rules for the initial values.
         """
         super().__init__()
-        reg_predictor_cfg.require("Linear", "reg_predictor_cfg")
-        cls_predictor_cfg.require("Linear", "cls_predictor_cfg")
-        self.num_classes, self.bbox_coder = num_classes, bbox_coder
-        self.loss_cls, self.loss_bbox = loss_cls, loss_bbox
+        self.num_classes = num_classes
+        self.bbox_coder = bbox_coder or DeltaXYWHBBoxCoder(target_stds=(0.1, 0.1, 0.2, 0.2))
+        self.loss_cls = CrossEntropyLoss() if loss_cls is None else loss_cls
+        self.loss_bbox = SmoothL1Loss() if loss_bbox is None else loss_bbox
         self.in_channels, self.roi_feat_area = in_channels, roi_feat_size**2
         self.with_avg_pool, self.with_cls, self.with_reg = with_avg_pool, with_cls, with_reg
         self.reg_class_agnostic, self.reg_decoded_bbox = reg_class_agnostic, reg_decoded_bbox
@@ -122,9 +130,13 @@ class BBoxHead(nn.Module):
 
     def _make_predictors(self, cls_width: int, reg_width: int) -> None:
         if self.with_cls:
-            self.fc_cls = nn.Linear(cls_width, self.num_classes + 1)
+            channels = self.num_classes + 1
+            if isinstance(self.loss_cls, ClassScores):
+                channels = self.loss_cls.channels(self.num_classes)
+            self.fc_cls = make_linear(self.cls_predictor_cfg, cls_width, channels, where="cls_predictor_cfg")
         if self.with_reg:
-            self.fc_reg = nn.Linear(reg_width, 4 if self.reg_class_agnostic else 4 * self.num_classes)
+            channels = 4 if self.reg_class_agnostic else 4 * self.num_classes
+            self.fc_reg = make_linear(self.reg_predictor_cfg, reg_width, channels, where="reg_predictor_cfg")
 
     def init_weights(self) -> None:
         """Normal class (std 0.01) and box (std 0.001) layers unless ``init_cfg`` says otherwise."""
@@ -136,42 +148,102 @@ class BBoxHead(nn.Module):
         if self.with_reg:
             normal_(self.fc_reg, 0.001)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, in_channels, P, P) gives logits (K, C + 1), background last, and deltas (K, 4 * C or 4)."""
-        x = (self.avg_pool(x) if self.with_avg_pool else x).flatten(1)
-        return self.fc_cls(x), self.fc_reg(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(K, in_channels, P, P) gives logits (K, C + 1), background last, and deltas (K, 4 * C or 4).
 
-    def loss(self, cls_score: Tensor, bbox_pred: Tensor, targets: BoxTargets) -> dict[str, Tensor]:
+        The deltas are None for a head without a box layer.
+        """
+        x = (self.avg_pool(x) if self.with_avg_pool else x).flatten(1)
+        return self.fc_cls(x), self.fc_reg(x) if self.with_reg else None
+
+    def loss(self, cls_score: Tensor, bbox_pred: Tensor | None, targets: BoxTargets) -> dict[str, Tensor]:
         """Scalars loss_cls, loss_bbox and acc (percent); means over all K regions.
 
         Args:
             cls_score: (K, C + 1) logits.
-            bbox_pred: (K, 4 * C or 4) deltas.
+            bbox_pred: (K, 4 * C or 4) deltas; None leaves the box loss out.
             targets: of the same K regions.
         """
+        losses = self.class_loss(cls_score, targets)
+        if bbox_pred is not None:
+            losses["loss_bbox"] = self.box_loss(bbox_pred, targets)
+        return losses
+
+    def class_loss(self, cls_score: Tensor, targets: BoxTargets) -> dict[str, Tensor]:
+        """loss_cls and acc (percent) of logits (K, C + 1), or what a loss with its own scores calls them."""
         count = max(float((targets.label_weights > 0).sum()), 1.0)
-        losses = {
-            "loss_cls": self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=count),
-            "acc": accuracy(cls_score, targets.labels),
-        }
-        chosen = bbox_pred[targets.pos_rows]
-        if not self.reg_class_agnostic:
-            rows = torch.arange(len(chosen), device=chosen.device)
-            chosen = chosen.reshape(len(chosen), self.num_classes, 4)[rows, targets.labels[targets.pos_rows]]
+        found = self.loss_cls(cls_score, targets.labels, targets.label_weights, avg_factor=count)
+        losses = dict(found) if isinstance(found, dict) else {"loss_cls": found}
+        if isinstance(self.loss_cls, ClassScores):
+            return losses | self.loss_cls.accuracies(cls_score, targets.labels)
+        return losses | {"acc": accuracy(cls_score, targets.labels)}
+
+    def probabilities(self, cls_score: Tensor) -> Tensor:
+        """(K, C + 1) probabilities, background last, of the logits of K regions."""
+        if isinstance(self.loss_cls, ClassScores):
+            return self.loss_cls.activate(cls_score.float())
+        return cls_score.float().softmax(dim=-1)
+
+    def box_loss(self, bbox_pred: Tensor, targets: BoxTargets) -> Tensor:
+        """Loss of the deltas (K, 4 * C or 4) of positive regions, divided by K."""
+        chosen = self.own_deltas(bbox_pred, targets)
+        if len(chosen) == 0:
+            return bbox_pred[targets.pos_rows].sum()
         if self.reg_decoded_bbox:
             chosen, wanted = self.bbox_coder.decode(targets.pos_boxes, chosen), targets.pos_gt_boxes
         else:
             wanted = self.bbox_coder.encode(targets.pos_boxes, targets.pos_gt_boxes)
-        if len(chosen) == 0:
-            losses["loss_bbox"] = bbox_pred[targets.pos_rows].sum()
-        else:
-            weights = torch.ones_like(wanted)
-            losses["loss_bbox"] = self.loss_bbox(chosen, wanted, weights, avg_factor=len(targets.labels))
-        return losses
+        weights = torch.ones_like(wanted)
+        if targets.box_weights is not None:
+            weights = targets.box_weights[:, None] * weights
+        return self.loss_bbox(chosen, wanted, weights, avg_factor=len(targets.labels))
+
+    def own_deltas(self, bbox_pred: Tensor, targets: BoxTargets) -> Tensor:
+        """(S_pos, 4) deltas of each positive region's own class, of (K, 4 * C or 4)."""
+        chosen = bbox_pred[targets.pos_rows]
+        if self.reg_class_agnostic:
+            return chosen
+        rows = torch.arange(len(chosen), device=chosen.device)
+        return chosen.reshape(len(chosen), self.num_classes, 4)[rows, targets.labels[targets.pos_rows]]
+
+    @torch.no_grad()
+    def class_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """Unreduced classification loss (K,) of logits (K, C + 1), for samplers that mine hard examples."""
+        unreduced = copy(self.loss_cls)
+        unreduced.reduction = "none"  # type: ignore[assignment]
+        losses = unreduced(cls_score, labels)
+        return losses if losses.dim() == 1 else losses.flatten(1).sum(dim=1)
 
     def decode(
-        self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor, input_hw: tuple[int, int]
+        self, rois: Tensor, cls_score: Tensor, bbox_pred: Tensor | None, input_hw: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Boxes (K, 4 * C or 4) clipped to ``input_hw`` and probabilities (K, C + 1) for one image."""
-        boxes = self.bbox_coder.decode(rois[:, 1:], bbox_pred.float(), max_hw=input_hw)
-        return boxes, cls_score.float().softmax(dim=-1)
+        """Boxes (K, 4 * C or 4) clipped to ``input_hw`` and probabilities (K, C + 1) for one image.
+
+        Without deltas the boxes are the regions.
+        """
+        if bbox_pred is None:
+            boxes = clip(rois[:, 1:], input_hw)
+        else:
+            boxes = self.bbox_coder.decode(rois[:, 1:], bbox_pred.float(), max_hw=input_hw)
+        return boxes, self.probabilities(cls_score)
+
+    def likely_class(self, cls_score: Tensor) -> Tensor:
+        """The class (n,) in [0, C) of the largest logit (n, C + 1), background aside."""
+        own = isinstance(self.loss_cls, ClassScores)
+        return (self.probabilities(cls_score) if own else cls_score)[:, :-1].argmax(dim=1)
+
+    def split_predictions(self, bbox_pred: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+        """Deltas of each image, from those of all K regions."""
+        return bbox_pred.split(list(counts))
+
+    def regress_by_class(
+        self, boxes: Tensor, labels: Tensor, bbox_pred: Tensor, input_hw: tuple[int, int]
+    ) -> Tensor:
+        """Boxes (n, 4) moved by the deltas of their labels (n,) in [0, C), for one image.
+
+        ``bbox_pred`` is (n, 4 * C or 4); clipped to ``input_hw``. Cascades refine their proposals so.
+        """
+        if not self.reg_class_agnostic:
+            rows = torch.arange(len(labels), device=labels.device)
+            bbox_pred = bbox_pred.reshape(len(labels), self.num_classes, 4)[rows, labels]
+        return self.bbox_coder.decode(boxes, bbox_pred.float(), max_hw=input_hw)

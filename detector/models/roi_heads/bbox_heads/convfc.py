@@ -21,10 +21,10 @@ class ConvFCBBoxHead(BBoxHead):
     def __init__(
         self,
         *,
-        num_classes: int,
-        bbox_coder: DeltaXYWHBBoxCoder,
-        loss_cls: nn.Module,
-        loss_bbox: nn.Module,
+        num_classes: int = 80,
+        bbox_coder: DeltaXYWHBBoxCoder | None = None,
+        loss_cls: nn.Module | None = None,
+        loss_bbox: nn.Module | None = None,
         num_shared_convs: int = 0,
         num_shared_fcs: int = 0,
         num_cls_convs: int = 0,
@@ -114,12 +114,19 @@ class ConvFCBBoxHead(BBoxHead):
             x = self.relu(fc(x))
         return x
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, in_channels, P, P) gives logits (K, C + 1), background last, and deltas (K, 4 * C or 4)."""
-        x = self._run(x, self.shared_convs, self.shared_fcs)
+    def shared(self, x: Tensor) -> Tensor:
+        """(K, in_channels, P, P) gives what both branches start from."""
+        return self._run(x, self.shared_convs, self.shared_fcs)
+
+    def separate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shared features give logits (K, C + 1), background last, and deltas (K, 4 * C or 4)."""
         cls = self._flatten(self._run(x, self.cls_convs, self.cls_fcs))
         reg = self._flatten(self._run(x, self.reg_convs, self.reg_fcs))
-        return self.fc_cls(cls), self.fc_reg(reg)
+        return self.fc_cls(cls), self.fc_reg(reg) if self.with_reg else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(K, in_channels, P, P) gives logits (K, C + 1), background last, and deltas (K, 4 * C or 4)."""
+        return self.separate(self.shared(x))
 
     def init_weights(self) -> None:
         """As ``BBoxHead``, with Xavier uniform linear layers."""
@@ -136,10 +143,10 @@ class Shared2FCBBoxHead(ConvFCBBoxHead):
     def __init__(
         self,
         *,
-        num_classes: int,
-        bbox_coder: DeltaXYWHBBoxCoder,
-        loss_cls: nn.Module,
-        loss_bbox: nn.Module,
+        num_classes: int = 80,
+        bbox_coder: DeltaXYWHBBoxCoder | None = None,
+        loss_cls: nn.Module | None = None,
+        loss_bbox: nn.Module | None = None,
         fc_out_channels: int = 1024,
         conv_out_channels: int = 256,
         conv_cfg: ConvSpec | None = None,
@@ -147,6 +154,8 @@ class Shared2FCBBoxHead(ConvFCBBoxHead):
         in_channels: int = 256,
         roi_feat_size: int = 7,
         with_avg_pool: bool = False,
+        with_cls: bool = True,
+        with_reg: bool = True,
         reg_class_agnostic: bool = False,
         reg_decoded_bbox: bool = False,
         reg_predictor_cfg: PredictorSpec = LINEAR,
@@ -168,6 +177,8 @@ class Shared2FCBBoxHead(ConvFCBBoxHead):
             in_channels=in_channels,
             roi_feat_size=roi_feat_size,
             with_avg_pool=with_avg_pool,
+            with_cls=with_cls,
+            with_reg=with_reg,
             reg_class_agnostic=reg_class_agnostic,
             reg_decoded_bbox=reg_decoded_bbox,
             reg_predictor_cfg=reg_predictor_cfg,

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from detector.models.roi_heads.extractors.extractor import RoIExtractor, rescale_rois
 from detector.ops.roi_align import roi_align
 from detector.structures.specs import RoILayerSpec
 
@@ -24,13 +25,7 @@ def map_levels(rois: Tensor, *, num_levels: int, finest_scale: float) -> Tensor:
     return torch.log2(scale / finest_scale + 1e-6).floor().clamp(min=0, max=num_levels - 1).long()
 
 
-def rescale_rois(rois: Tensor, factor: float) -> Tensor:
-    """Grow (K, 5) regions about their centres."""
-    centre, half = (rois[:, 1:3] + rois[:, 3:]) * 0.5, (rois[:, 3:] - rois[:, 1:3]) * factor * 0.5
-    return torch.cat((rois[:, :1], centre - half, centre + half), dim=1)
-
-
-class SingleRoIExtractor(nn.Module):
+class SingleRoIExtractor(RoIExtractor):
     """RoI pooling from one level per region. Holds no parameters.
 
     Source: Lin et al., CVPR 2017, arXiv:1612.03144; checked against mmdet 2.28.2
@@ -46,14 +41,8 @@ class SingleRoIExtractor(nn.Module):
         finest_scale: float = 56,
     ) -> None:
         """``featmap_strides`` in pixels, one per level used; ``finest_scale`` as in ``map_levels``."""
-        super().__init__()
-        self.roi_layer, self.out_channels = roi_layer, out_channels
-        self.featmap_strides, self.finest_scale = tuple(featmap_strides), finest_scale
-
-    @property
-    def num_inputs(self) -> int:
-        """Number of feature levels used."""
-        return len(self.featmap_strides)
+        super().__init__(roi_layer=roi_layer, out_channels=out_channels, featmap_strides=featmap_strides)
+        self.finest_scale = finest_scale
 
     def forward(
         self, feats: Sequence[Tensor], rois: Tensor, *, roi_scale_factor: float | None = None

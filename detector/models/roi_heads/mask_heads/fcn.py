@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
-from detector.layers.conv import ConvModule, make_conv
+from detector.layers.conv import ConvModule
 from detector.layers.init import InitRules, apply_rules, init_conv_modules
+from detector.layers.normed import make_last_conv
 from detector.losses.cross_entropy import CrossEntropyLoss
 from detector.structures.specs import ConvSpec, NormSpec, PredictorSpec, UpsampleSpec
 
@@ -58,7 +59,6 @@ class FCNMaskHead(nn.Module):
             init_cfg: rules for the initial values.
         """
         super().__init__()
-        predictor_cfg.require("Conv", "predictor_cfg")
         if upsample_cfg.type not in (None, "deconv", "nearest", "bilinear"):
             raise ConfigError(
                 f"FCNMaskHead: upsample_cfg type {upsample_cfg.type!r}; "
@@ -94,7 +94,7 @@ class FCNMaskHead(nn.Module):
             align = None if upsample_cfg.type == "nearest" else False
             self.upsample = nn.Upsample(scale_factor=scale, mode=upsample_cfg.type, align_corners=align)
         self._activate = upsample_cfg.type == "deconv"
-        self.conv_logits = make_conv(None, width, 1 if class_agnostic else num_classes, 1)
+        self.conv_logits = make_last_conv(predictor_cfg, width, 1 if class_agnostic else num_classes)
         self.relu = nn.ReLU(inplace=True)
 
     @torch.no_grad()
@@ -109,14 +109,22 @@ class FCNMaskHead(nn.Module):
         if self.init_cfg is not None:
             apply_rules(self, self.init_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(K, in_channels, P, P) gives logits (K, C or 1, M, M)."""
+    def hidden(self, x: Tensor) -> Tensor:
+        """(K, in_channels, P, P) gives the features (K, conv_out_channels, P, P) of the last convolution."""
         for conv in self.convs:
             x = conv(x)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Hidden features (K, conv_out_channels, P, P) give logits (K, C or 1, M, M)."""
         if self.upsample is not None:
             x = self.upsample(x)
             x = self.relu(x) if self._activate else x
         return self.conv_logits(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K, in_channels, P, P) gives logits (K, C or 1, M, M)."""
+        return self.logits(self.hidden(x))
 
     def loss(self, mask_pred: Tensor, targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Mean over the pixels of the regions' own masks; 0 (with gradients) without regions.
