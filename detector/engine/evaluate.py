@@ -213,7 +213,7 @@ def test(
         shared_dir=Path(tmpdir) if tmpdir else None,
     )
     if out is not None and distributed.rank() == 0:
-        write_results(out, data, results)
+        write_results(out, data, results, proposals=model.num_classes is None)
     return results
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detector.config import Config
 from detector.data.datasets.base import DetectionDataset
 from detector.engine.log import timestamp
@@ -18,7 +20,7 @@ from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, ev
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.coco import evaluate_coco
 from detector.evaluation.files import write_json
-from detector.evaluation.results import from_mmdet, load_results, save_results, to_mmdet
+from detector.evaluation.results import from_mmdet, load_results, proposal_array, save_results, to_mmdet
 from detector.evaluation.submissions import cityscapes as cityscapes_files
 from detector.evaluation.submissions import coco as coco_files
 from detector.structures.samples import Detections
@@ -149,10 +151,21 @@ def format_results(
     return paths
 
 
-def write_results(path: str | Path, dataset: DetectionDataset, results: Mapping[ImageId, Detections]) -> Path:
-    """Write results as MMDetection's pickle, in the data set's order."""
-    count = len(dataset.class_names)
-    return save_results(path, [to_mmdet(results[image_id], count) for image_id in dataset.image_ids])
+def write_results(
+    path: str | Path,
+    dataset: DetectionDataset,
+    results: Mapping[ImageId, Detections],
+    *,
+    proposals: bool = False,
+) -> Path:
+    """Write results as MMDetection's pickle, in the data set's order.
+
+    ``proposals`` says that they are a proposal model's: an array per image instead of one per class.
+    """
+    found = [results[image_id] for image_id in dataset.image_ids]
+    if proposals:
+        return save_results(path, [proposal_array(one) for one in found])
+    return save_results(path, [to_mmdet(one, len(dataset.class_names)) for one in found])
 
 
 def read_results(path: str | Path, dataset: DetectionDataset) -> Results:
@@ -168,7 +181,8 @@ def read_results(path: str | Path, dataset: DetectionDataset) -> Results:
             f"{dataset.ann_file}. Give the right --split."
         )
     return {
-        image_id: from_mmdet(item, where=str(path))
+        # a proposal model's result is one array instead of one per class
+        image_id: from_mmdet([item] if isinstance(item, np.ndarray) else item, where=str(path))
         for image_id, item in zip(dataset.image_ids, items, strict=True)
     }
 

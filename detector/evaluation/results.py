@@ -99,6 +99,13 @@ def to_mmdet(detections: Detections, num_classes: int) -> MmdetResult:
     return box_lists, (mask_lists, [own[index] for index in chosen])
 
 
+def proposal_array(detections: Detections) -> NDArray[np.float32]:
+    """MMDetection's form of one image of a proposal model: (n, 5) float32 boxes and scores."""
+    columns = (detections.boxes.float(), detections.scores.float()[:, None])
+    rows: NDArray[np.float32] = torch.cat(columns, dim=1).detach().cpu().numpy()
+    return rows
+
+
 def from_mmdet(result: Any, *, where: str = "result") -> Detections:
     """The house form of one image's MMDetection result, class by class.
 
@@ -148,7 +155,7 @@ def check_suffix(path: str | Path) -> Path:
     return path
 
 
-def save_results(path: str | Path, results: Sequence[MmdetResult]) -> Path:
+def save_results(path: str | Path, results: Sequence[MmdetResult | NDArray[np.float32]]) -> Path:
     """Write the pickle that the reference's tools read: a list with one result per image in data-set order.
 
     Arrays are stored by public names only, so that every NumPy version reads them.

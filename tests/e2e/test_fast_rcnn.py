@@ -22,7 +22,6 @@ runner = dict(max_epochs=1)
 log_config = dict(interval=1)
 """
 RPN = """
-model = dict(_delete_=True, **model)
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='MultiScaleFlipAug', img_scale=(160, 96), flip=False, transforms=[
@@ -35,8 +34,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'), dict(type='LoadProposals', num_max_proposals=50),
     dict(type='LoadAnnotations', with_bbox=True), dict(type='Resize', img_scale=(160, 96), keep_ratio=True),
     dict(type='RandomFlip', flip_ratio=0.5), dict(type='Normalize', **norm),
-    dict(type='Pad', size_divisor=32),
-    dict(type='DefaultFormatBundle'),
+    dict(type='Pad', size_divisor=32), dict(type='DefaultFormatBundle'),
     dict(type='Collect', keys=['img', 'proposals', 'gt_bboxes', 'gt_labels'])]
 test_pipeline = [
     dict(type='LoadImageFromFile'), dict(type='LoadProposals', num_max_proposals=None),
@@ -99,15 +97,14 @@ def test_proposals_of_one_model_feed_another(tmp_path: Path, capsys: pytest.Capt
     from detector.config import load_config
 
     write_coco(tmp_path / "coco", recipe=Recipe(seed=1, train=4, val=2, test=1, height=96, width=160))
-    steps = RPN.split("model = dict(_delete_=True, **model)\n")[1]
     for split in ("train", "val"):
         config = write_config(
-            tmp_path, f"rpn_{split}", model_text("RPN") + steps, split=split, proposals=False, train="[]"
+            tmp_path, f"rpn_{split}", model_text("RPN") + RPN, split=split, proposals=False, train="[]"
         )
         weights = tmp_path / "rpn.pth"
         if not weights.exists():
             model = build_model(load_config(config).data["model"], training=False)
-            save_checkpoint(weights, state_dict=model.state_dict(), meta={})
+            save_checkpoint(weights, {"meta": {}, "state_dict": model.state_dict()})
         out = str(tmp_path / f"{split}.pkl")
         assert main(["test", config, str(weights), "--out", out, "--device", "cpu"]) == 0
     fast = write_config(
