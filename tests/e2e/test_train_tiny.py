@@ -197,7 +197,7 @@ def test_python_use(config: Path, trained: Path) -> None:
         (["model.roi_head.bbox_head.num_classes=9"], "num_classes"),
         (["optimizer.type=AdamX"], "Adam"),
         (["load_from=nowhere.pth"], "nowhere.pth"),
-        (["load_from=torchvision://resnet18"], "place it at"),
+        (["load_from=torchvision://resnet18"], "needs the file resnet18"),
     ],
 )
 def test_mistakes_are_one_paragraph(
