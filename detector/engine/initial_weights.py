@@ -57,7 +57,7 @@ def load_pretrained(model: nn.Module, request: Pretrained) -> LoadReport:
         CheckpointError: the file is missing, or no key of it fits.
     """
     try:
-        path = _local(request.uri)
+        path = local_file(request.uri)
     except CheckpointError as error:
         raise CheckpointError(f"{error} {WITHOUT}") from error
     state: Mapping[str, Any] = load_checkpoint(path).state_dict
@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, model_cfg: Mapping[str, Any], *, load_from: s
         CheckpointError: a file is missing, or no key of it fits.
     """
     lines = []
-    checkpoint = load_checkpoint(_local(load_from)) if load_from else None
+    checkpoint = load_checkpoint(local_file(load_from)) if load_from else None
     provided = set(checkpoint.state_dict) if checkpoint is not None else set()
     for request in requested(model_cfg):
         start = f"{request.module}." if request.module else ""
@@ -114,7 +114,7 @@ def load_weights(model: nn.Module, model_cfg: Mapping[str, Any], *, load_from: s
     return lines
 
 
-def _local(uri: str) -> Path:
+def local_file(uri: str) -> Path:
     """File of a URI; process 0 shows a download."""
     with ExitStack() as stack:
 

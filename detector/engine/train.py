@@ -27,6 +27,7 @@ from detector.engine.resume import restore, resume_state
 from detector.engine.schedules import build_schedule
 from detector.engine.scoring import check_evaluation
 from detector.engine.settings import check_sections, read_plan, without_effect
+from detector.engine.teachers import attach_teacher
 from detector.engine.trainer import Evaluate, Metrics, Trainer, wrap_for_ranks
 from detector.errors import CheckpointError, ConfigError
 from detector.evaluation.files import write_bytes
@@ -218,6 +219,7 @@ def _model(
     else:
         check_classes(resumed.meta.get("CLASSES"), class_names, where=str(options.resume_from))
         load_state(model, resumed, strict=True)
+    attach_teacher(model, config, note=note)
     return place_model(model, options.device, cfg).train()
 
 

@@ -12,6 +12,7 @@ from detector.losses.focal import FocalLoss
 from detector.losses.gfocal import DistributionFocalLoss, QualityFocalLoss
 from detector.losses.ghm import GHMC, GHMR
 from detector.losses.iou import BoundedIoULoss, CIoULoss, DIoULoss, GIoULoss, IoULoss
+from detector.losses.kd import KnowledgeDistillationKLDivLoss
 from detector.losses.mse import MSELoss
 from detector.losses.seesaw import SeesawLoss
 from detector.losses.smooth_l1 import L1Loss, SmoothL1Loss
@@ -31,16 +32,23 @@ from detector.models.backbones.swin import SwinTransformer
 from detector.models.dense_heads.anchor_head import AnchorHead
 from detector.models.dense_heads.atss import ATSSHead
 from detector.models.dense_heads.autoassign import AutoAssignHead
+from detector.models.dense_heads.ddod import DDODHead
 from detector.models.dense_heads.fcos import FCOSHead
 from detector.models.dense_heads.fovea import FoveaHead
 from detector.models.dense_heads.free_anchor import FreeAnchorRetinaHead
 from detector.models.dense_heads.fsaf import FSAFHead
 from detector.models.dense_heads.gfl import GFLHead
+from detector.models.dense_heads.guided_anchor import GuidedAnchorHead
+from detector.models.dense_heads.guided_anchor_heads import GARetinaHead, GARPNHead
+from detector.models.dense_heads.ld import LDHead
 from detector.models.dense_heads.nas_fcos import NASFCOSHead
+from detector.models.dense_heads.paa import PAAHead
+from detector.models.dense_heads.pisa_retina import PISARetinaHead
 from detector.models.dense_heads.reppoints import RepPointsHead
 from detector.models.dense_heads.retina import RetinaHead
 from detector.models.dense_heads.retina_sepbn import RetinaSepBNHead
 from detector.models.dense_heads.rpn import RPNHead
+from detector.models.dense_heads.sabl_retina import SABLRetinaHead
 from detector.models.dense_heads.solo import DecoupledSOLOHead, DecoupledSOLOLightHead, SOLOHead
 from detector.models.dense_heads.solov2 import SOLOV2Head
 from detector.models.dense_heads.ssd import SSDHead
@@ -49,6 +57,7 @@ from detector.models.dense_heads.vfnet import VFNetHead
 from detector.models.dense_heads.yolo import YOLOV3Head
 from detector.models.dense_heads.yolof import YOLOFHead
 from detector.models.dense_heads.yolox import YOLOXHead
+from detector.models.detectors.distillation import KnowledgeDistillationSingleStageDetector
 from detector.models.detectors.fast_rcnn import FastRCNN
 from detector.models.detectors.instance import SingleStageInstanceSegmentor
 from detector.models.detectors.single_stage import SingleStageDetector
@@ -94,6 +103,7 @@ from detector.models.roi_heads.mask_heads.maskiou import MaskIoUHead
 from detector.models.roi_heads.mask_heads.scnet_mask import SCNetMaskHead
 from detector.models.roi_heads.mask_heads.scnet_semantic import SCNetSemanticHead
 from detector.models.roi_heads.mask_scoring import MaskScoringRoIHead
+from detector.models.roi_heads.pisa import PISARoIHead
 from detector.models.roi_heads.point_rend import PointRendRoIHead
 from detector.models.roi_heads.scnet import SCNetRoIHead
 from detector.models.roi_heads.shared_heads.res_layer import ResLayer
@@ -107,6 +117,7 @@ from detector.targets.assigners.point import PointAssigner
 from detector.targets.assigners.sim_ota import SimOTAAssigner
 from detector.targets.assigners.task_aligned import TaskAlignedAssigner
 from detector.targets.assigners.uniform import UniformAssigner
+from detector.targets.coders.bucketing import BucketingBBoxCoder
 from detector.targets.coders.delta_xywh import DeltaXYWHBBoxCoder
 from detector.targets.coders.distance_point import DistancePointBBoxCoder
 from detector.targets.coders.legacy_delta_xywh import LegacyDeltaXYWHBBoxCoder
@@ -140,6 +151,9 @@ CATALOG: dict[str, type] = {
     "RetinaNet": SingleStageDetector,
     "ATSS": SingleStageDetector,
     "GFL": SingleStageDetector,
+    "PAA": SingleStageDetector,
+    "DDOD": SingleStageDetector,
+    "KnowledgeDistillationSingleStageDetector": KnowledgeDistillationSingleStageDetector,
     "FCOS": SingleStageDetector,
     "FSAF": SingleStageDetector,
     "FOVEA": SingleStageDetector,
@@ -193,9 +207,18 @@ CATALOG: dict[str, type] = {
     "RPNHead": RPNHead,
     "AnchorHead": AnchorHead,
     "RetinaHead": RetinaHead,
+    "AscendRetinaHead": RetinaHead,
     "RetinaSepBNHead": RetinaSepBNHead,
     "FreeAnchorRetinaHead": FreeAnchorRetinaHead,
     "ATSSHead": ATSSHead,
+    "PAAHead": PAAHead,
+    "DDODHead": DDODHead,
+    "SABLRetinaHead": SABLRetinaHead,
+    "GuidedAnchorHead": GuidedAnchorHead,
+    "GARPNHead": GARPNHead,
+    "GARetinaHead": GARetinaHead,
+    "LDHead": LDHead,
+    "PISARetinaHead": PISARetinaHead,
     "GFLHead": GFLHead,
     "YOLOV3Head": YOLOV3Head,
     "FCOSHead": FCOSHead,
@@ -245,6 +268,7 @@ CATALOG: dict[str, type] = {
     "PointRendRoIHead": PointRendRoIHead,
     "CoarseMaskHead": CoarseMaskHead,
     "MaskPointHead": MaskPointHead,
+    "PISARoIHead": PISARoIHead,
     # plugins
     "ContextBlock": ContextBlockPlugin,
     "GeneralizedAttention": GeneralizedAttentionPlugin,
@@ -254,6 +278,7 @@ CATALOG: dict[str, type] = {
     "FocalLoss": FocalLoss,
     "GHMC": GHMC,
     "GHMR": GHMR,
+    "KnowledgeDistillationKLDivLoss": KnowledgeDistillationKLDivLoss,
     "QualityFocalLoss": QualityFocalLoss,
     "DistributionFocalLoss": DistributionFocalLoss,
     "L1Loss": L1Loss,
@@ -273,6 +298,7 @@ CATALOG: dict[str, type] = {
     "LegacyAnchorGenerator": LegacyAnchorGenerator,
     "LegacySSDAnchorGenerator": LegacySSDAnchorGenerator,
     "DeltaXYWHBBoxCoder": DeltaXYWHBBoxCoder,
+    "BucketingBBoxCoder": BucketingBBoxCoder,
     "LegacyDeltaXYWHBBoxCoder": LegacyDeltaXYWHBBoxCoder,
     "MaxIoUAssigner": MaxIoUAssigner,
     "ATSSAssigner": ATSSAssigner,

@@ -1,7 +1,8 @@
 """Keys and shapes of models built from the reference's configs, against the reference's own.
 
 ``python -m tests.contract.zoo_keys [FAMILY ...] [--zoo FILE]`` prints how many configs of each family
-match. The file is the full record (``zoo_state_dicts.json.gz``: for each config the ordered keys and shapes).
+match, and how many of the published ones. The file is the full record (``zoo_state_dicts.json.gz``: for each
+config the ordered keys and shapes).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from detector.build import build_model
 from detector.config import load_config
+from detector.zoo.index import models
 
 Shapes = dict[str, list[int]]
 
@@ -67,6 +69,12 @@ def reference_configs() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / ".mim" / "configs"
 
 
+def counts(title: str, *, good_of: Sequence[str], names: Sequence[str], published: Set[str]) -> str:
+    """One row: how many of ``names`` match, and how many of those that are published."""
+    both = f"{len(good_of):3d} of {len(names):3d}"
+    return f"{title:24s} {both}, published {len(published & {*good_of})} of {len(published & {*names})}"
+
+
 def main() -> int:
     """Print the table."""
     shared = os.environ.get("DETECTOR_SHARED", "../shared")
@@ -88,12 +96,14 @@ def main() -> int:
         if not arguments.families or family in arguments.families:
             by_family[family].append((relative, outcome(root / relative, zoo[name])))
     good: dict[str, str] = {}
+    published = {model.config for model in models().values()}
     for family, rows in by_family.items():
         matching = [name for name, problem in rows if problem is None]
         good |= {name: digest(zoo[f"configs/{name}"]) for name in matching}
         first = next((f"   {name}: {problem}" for name, problem in rows if problem is not None), "")
-        print(f"{family:24s} {len(matching):3d} of {len(rows):3d}{first}", flush=True)
-    print(f"{'all':24s} {len(good):3d} of {sum(map(len, by_family.values())):3d}")
+        print(counts(family, good_of=matching, names=[name for name, _ in rows], published=published) + first)
+    every = [name for rows in by_family.values() for name, _ in rows]
+    print(counts("all", good_of=list(good), names=every, published=published))
     if arguments.digests:
         arguments.digests.write_text(json.dumps(good, indent=0, sort_keys=True) + "\n")
     return 0

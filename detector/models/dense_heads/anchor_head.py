@@ -185,12 +185,22 @@ class AnchorHead(DenseHead):
             "loss_bbox": self.box_loss(raw[1], found, count),
         }
 
-    def class_loss(self, logits: Sequence[Tensor], found: AnchorTargets, count: float | Tensor) -> Tensor:
-        """Scalar class loss of L maps (B, A * channels, h, w), level by level, divided by ``count``."""
+    def class_loss(
+        self,
+        logits: Sequence[Tensor],
+        found: AnchorTargets,
+        count: float | Tensor,
+        pos_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Scalar class loss of L maps (B, A * channels, h, w), level by level, divided by ``count``.
+
+        ``pos_weights`` (S_pos,) take the place of the configured weight of positives.
+        """
         counts, batch = self.level_counts(map_sizes(logits)), len(logits[0])
         num_rows = batch * sum(counts)
         labels = found.labels(num_rows, self.num_classes).reshape(batch, -1).split(counts, dim=1)
-        weights = found.weights(num_rows, self.training_settings().pos_weight)
+        configured = self.training_settings().pos_weight
+        weights = found.weights(num_rows, configured if pos_weights is None else pos_weights)
         losses = [
             self.loss_cls(
                 level_rows(maps, self.cls_out_channels), own.flatten(), weight.flatten(), avg_factor=count

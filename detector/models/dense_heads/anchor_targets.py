@@ -50,10 +50,16 @@ class AnchorTargets:
         labels[self.pos_rows] = self.pos_labels
         return labels
 
-    def weights(self, num_rows: int, pos_weight: float) -> Tensor:
-        """Weight (num_rows,) of every anchor: 0 where not sampled; ``pos_weight`` not above 0 means 1."""
+    def weights(self, num_rows: int, pos_weight: float | Tensor) -> Tensor:
+        """Weight (num_rows,) of every anchor: 0 where not sampled.
+
+        ``pos_weight`` is of all positives, not above 0 meaning 1; or (S_pos,) of each.
+        """
         weights = self.pos_anchors.new_zeros(num_rows)
-        weights[self.pos_rows] = pos_weight if pos_weight > 0 else 1.0
+        if isinstance(pos_weight, Tensor):
+            weights[self.pos_rows] = pos_weight.to(weights)
+        else:
+            weights[self.pos_rows] = pos_weight if pos_weight > 0 else 1.0
         weights[self.neg_rows] = 1.0
         return weights
 
@@ -155,18 +161,51 @@ def anchor_targets(
     device = targets[0].boxes.device
     levels = generator.grid_priors(sizes, device)
     anchors = torch.cat(levels)
-    assign = assign or assign_by_boxes(assigner, targets, [len(level) for level in levels])
+    return sampled_targets(
+        [anchors] * len(metas),
+        [torch.cat(generator.valid_flags(sizes, meta.pad_hw, device)) for meta in metas],
+        targets,
+        metas,
+        assign=assign or assign_by_boxes(assigner, targets, [len(level) for level in levels]),
+        sampler=sampler,
+        allowed_border=allowed_border,
+        with_labels=with_labels,
+    )
+
+
+def sampled_targets(
+    anchors: Sequence[Tensor],
+    valid: Sequence[Tensor],
+    targets: Sequence[Targets],
+    metas: Sequence[ImageMeta],
+    *,
+    assign: AssignImage,
+    sampler: Sampler,
+    allowed_border: float,
+    with_labels: bool,
+) -> AnchorTargets:
+    """Assign and sample anchors that may differ from image to image.
+
+    Args:
+        anchors: B tensors (P, 4).
+        valid: B tensors (P,) bool, the anchors that may take part.
+        targets: ground truth of B images.
+        metas: B metas.
+        assign: see ``assign_by_boxes``.
+        sampler: chooses anchors.
+        allowed_border: see ``inside_rows``.
+        with_labels: False for class-agnostic heads.
+    """
     parts: list[tuple[Sampled, Tensor, Tensor]] = []
-    for i, (target, meta) in enumerate(zip(targets, metas, strict=True)):
-        valid = torch.cat(generator.valid_flags(sizes, meta.pad_hw, device))
-        rows = inside_rows(anchors, valid, meta.input_hw, allowed_border)
-        usable = anchors if rows is None else anchors[rows]
+    for i, (own, flags, target, meta) in enumerate(zip(anchors, valid, targets, metas, strict=True)):
+        rows = inside_rows(own, flags, meta.input_hw, allowed_border)
+        usable = own if rows is None else own[rows]
         found = sampler.sample(
             assign(i, usable, rows), usable, target.boxes, target.labels if with_labels else None
         )
         pos, neg = found.pos_index, found.neg_index
         parts.append((found, pos, neg) if rows is None else (found, rows[pos], rows[neg]))
-    return joined(parts, len(anchors))
+    return joined(parts, len(anchors[0]))
 
 
 def joined(parts: Sequence[tuple[Sampled, Tensor, Tensor]], num_anchors: int) -> AnchorTargets:

@@ -137,7 +137,8 @@ class GFLHead(AnchorHead):
         logits = flatten_levels(raw[0], self.cls_out_channels).flatten(0, 1)
         bins = flatten_levels(raw[1], 4 * (self.reg_max + 1)).flatten(0, 1)
         sides = self.positive_sides(logits, bins, found, self.level_counts(sizes))
-        return self.side_losses(sides) | {"loss_cls": self.joint_loss(logits, sides, found)}
+        total = process_mean(sides.weights.sum(), like=sides.weights)
+        return self.side_losses(sides, total) | {"loss_cls": self.joint_loss(logits, sides, found)}
 
     def joint_loss(self, logits: Tensor, sides: PositiveSides, found: AnchorTargets) -> Tensor:
         """Scalar loss of the joint scores (B * P, C), divided by the number of positives."""
@@ -178,9 +179,8 @@ class GFLHead(AnchorHead):
         strides = torch.tensor([s[0] for s in self.prior_generator.strides], device=rows.device)
         return strides[torch.searchsorted(ends, rows % sum(counts), right=True)][:, None]
 
-    def side_losses(self, sides: PositiveSides) -> dict[str, Tensor]:
-        """loss_bbox and loss_dfl of the positives."""
-        total = process_mean(sides.weights.sum(), like=sides.weights)
+    def side_losses(self, sides: PositiveSides, total: Tensor) -> dict[str, Tensor]:
+        """loss_bbox and loss_dfl of the positives, divided by ``total``."""
         box_loss = self.loss_bbox(sides.boxes, sides.gt_boxes, sides.weights, avg_factor=1.0)
         dfl_loss = self.loss_dfl(
             sides.bins.reshape(-1, self.reg_max + 1),

@@ -15,6 +15,7 @@ from detector.data.datasets import build_dataset
 from detector.data.datasets.proposals import StoredProposals
 from detector.data.transforms.catalog import build_pipeline
 from detector.data.transforms.sample import Sample
+from detector.engine.scoring import read_results, write_results
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.results import from_mmdet, save_results, segm_records, to_mmdet
 from detector.structures.samples import Detections
@@ -156,3 +157,13 @@ def test_masks_are_ranked_by_scores_of_their_own() -> None:
     assert again.mask_scores is not None
     assert again.mask_scores.tolist() == pytest.approx([0.6, 0.3])
     assert again.scores.tolist() == pytest.approx([0.8, 0.9])
+
+
+def test_proposal_models_write_what_is_read(ten: Any, tmp_path: Path) -> None:
+    section = ten.section(train=False)
+    dataset: Any = build_dataset(section, test_mode=True)
+    rows = torch.from_numpy(regions(3))
+    one = Detections(boxes=rows[:, :4], scores=rows[:, 4], labels=torch.zeros(3, dtype=torch.long))
+    path = write_results(tmp_path / "p.pkl", dataset, dict.fromkeys(dataset.image_ids, one), proposals=True)
+    assert StoredProposals(path, 10)[9].tolist() == rows[:, :4].tolist()
+    assert read_results(path, dataset)[0].scores.tolist() == rows[:, 4].tolist()

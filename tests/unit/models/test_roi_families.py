@@ -84,6 +84,7 @@ IOU = {
     "fc_out_channels": 16,
     "num_classes": 3,
 }
+HLR = {"type": "ScoreHLRSampler", "num": 16, "pos_fraction": 0.5}
 OHEM = {"type": "OHEMSampler", "num": 16, "pos_fraction": 0.5}
 HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
     "GridRoIHead": (
@@ -106,6 +107,11 @@ HEADS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
         {"mask_roi_extractor": POINT_ROI, "mask_head": COARSE, "point_head": POINT},
         {"mask_size": 7, "num_points": 16, "oversample_ratio": 3, "importance_sample_ratio": 0.75},
         {"loss_cls", "acc", "loss_bbox", "loss_mask", "loss_point"},
+    ),
+    "PISARoIHead": (
+        MASKED,
+        {"sampler": HLR, "isr": {"k": 2, "bias": 0}, "carl": {"k": 1, "bias": 0.2}},
+        {"loss_cls", "acc", "loss_bbox", "loss_mask", "loss_carl"},
     ),
     "StandardRoIHead": ({}, {"sampler": OHEM}, {"loss_cls", "acc", "loss_bbox"}),
 }
