@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from detector.progress import Progress
 from tasks.request import DATA_ROOT, DataRequest
 from tasks.steps import Job, Step, cpu_count
 
 
 def run(job: Job, request: DataRequest) -> dict[str, Any]:
     """Download or generate what is missing in the store, link it, and describe it in ``source.json``."""
-    from detector.data.download import download, link
+    from detector.data.download import Bars, download, link
 
     store = request.store_path
-    with ExitStack() as shown:
-
-        def progress(what: str) -> Progress:
-            return shown.enter_context(Progress(None, what, unit="it" if what.startswith("draw") else "B"))
-
-        place = download(request.dataset, store, processes=cpu_count(), progress=progress)
+    with Bars() as bars:
+        place = download(request.dataset, store, processes=cpu_count(), progress=bars)
     job.log(f"prepare: {request.dataset} is in {place}")
     links = link(request.dataset, store, data_root=DATA_ROOT)
     return {"store": str(place), "files": _count(place), "links": [path.as_posix() for path in links]}

@@ -12,7 +12,7 @@ HELP = "link a data set's folders below data/"
 def add_parser(subparsers: Any) -> None:
     """Add the command and its arguments."""
     parser = subparsers.add_parser("link", help=HELP, description=HELP)
-    parser.add_argument("name", help="data set: sample, coco, voc, cityscapes")
+    parser.add_argument("name", help="data set: sample, coco, voc, cityscapes, lvis_v0.5, lvis_v1")
     parser.add_argument(
         "--store", help="folder of all data sets (default: DETECTOR_DATASETS, else .datasets)"
     )

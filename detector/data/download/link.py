@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from detector.data.download.datasets import Part, parts_of
+from detector.data.download.datasets import Part, missing_parts, parts_of
 from detector.data.download.store import read_stamp
 from detector.errors import DatasetError
 from detector.whole_files import replacing
@@ -32,70 +32,90 @@ def link(name: str, store: str | Path, data_root: str | Path = Path("data")) -> 
 
     Raises:
         DatasetError: the data set is not in the store, a link is broken, or something else has the link's
-            name.
+            name; all such places are named.
     """
     parts = parts_of(name)
-    place = Path(store).expanduser().absolute() / name
+    store = Path(store).expanduser().absolute()
     root = Path(data_root) / name
-    missing = [part.source for part in parts if part.required and not (place / part.source).is_dir()]
-    if missing:
-        raise DatasetError(
-            f"{place}: found no {' and no '.join(missing)}, expected the data set {name!r}. Type "
-            f"`detector download {name}`, or place it there, or name its store with --store or "
-            "DETECTOR_DATASETS."
-        )
+    _require(name, store, root)
     if root.is_symlink():
         raise DatasetError(
             f"{root}: found a link, expected a folder whose parts are links, because converted files go "
-            "there too. "
-            f"Remove the link and type `detector link {name}` again."
+            f"there too. Remove the link and type `detector link {name}` again."
         )
-    present = [part for part in parts if (place / part.source).is_dir()]
-    for part in present:
-        _check(root / part.name, place / part.source)
+    links = [(_link_of(part, root), part.place(store, name), part) for part in parts]
+    faults = [_fault(target, place, part) for target, place, part in links]
+    if any(faults):
+        raise DatasetError("\n".join(filter(None, faults)))
     root.mkdir(parents=True, exist_ok=True)
-    for part in present:
-        if not (root / part.name).is_symlink():
-            (root / part.name).symlink_to(place / part.source, target_is_directory=True)
-    _write_record(root / RECORD, describe(name, place, present))
-    return [root / part.name for part in present]
+    made = []
+    for target, place, part in links:
+        taken = part.beside and target.exists() and not _leads_to(target, place)
+        if place.is_dir() and not taken:
+            if not target.is_symlink():
+                target.symlink_to(place, target_is_directory=True)
+            made.append(target)
+    _write_record(root / RECORD, describe(name, store))
+    return made
 
 
-def _check(target: Path, source: Path) -> None:
-    """Raise unless ``target`` is free or links to ``source``."""
-    if target.is_symlink():
-        to = target.readlink()
-        if not target.exists():
-            raise DatasetError(
-                f"{target}: found a broken link to {to}, expected a link to {source}. Remove it (the place "
-                "it names is "
-                "gone), then link again."
-            )
-        if target.resolve() != source.resolve():
-            raise DatasetError(
-                f"{target}: found a link to {to}, expected one to {source}. Remove it, or name its store "
-                "with --store."
-            )
-    elif target.exists():
-        raise DatasetError(
-            f"{target}: found a {'folder' if target.is_dir() else 'file'}, expected a link to {source} or "
-            "nothing. Move it "
-            "away, then link again."
+def _require(name: str, store: Path, root: Path) -> None:
+    """Raise unless all required folders are in the store; links that lead nowhere any more are named."""
+    missing = missing_parts(name, store)
+    if not missing:
+        return
+    links = [_link_of(part, root) for part in parts_of(name)]
+    broken = [f"{link} (to {link.readlink()})" for link in links if link.is_symlink() and not link.exists()]
+    raise DatasetError(
+        f"{store / name}: found no {' and no '.join(missing)}, expected the data set {name!r}. Type "
+        f"`detector download {name}`, or place it there, or name its store with --store or DETECTOR_DATASETS."
+        + (f" Broken links: {', '.join(broken)}." if broken else "")
+    )
+
+
+def _link_of(part: Part, root: Path) -> Path:
+    return (root.parent if part.beside else root) / part.name
+
+
+def _leads_to(target: Path, place: Path) -> bool:
+    return target.is_symlink() and target.resolve() == place.resolve()
+
+
+def _fault(target: Path, place: Path, part: Part) -> str:
+    """Why a link cannot be made at ``target``, or an empty string."""
+    if target.is_symlink() and not target.exists():
+        return (
+            f"{target}: found a broken link to {target.readlink()}, expected a link to {place}. Remove it "
+            "(the place it names is gone), then link again."
         )
+    if part.beside or not place.is_dir() or _leads_to(target, place):
+        return ""
+    if target.is_symlink():
+        return (
+            f"{target}: found a link to {target.readlink()}, expected one to {place}. Remove it, or name its "
+            "store with --store."
+        )
+    if target.exists():
+        return (
+            f"{target}: found a {'folder' if target.is_dir() else 'file'}, expected a link to {place} or "
+            "nothing. Move it away, then link again."
+        )
+    return ""
 
 
-def describe(name: str, place: Path, parts: list[Part]) -> dict[str, Any]:
+def describe(name: str, store: Path) -> dict[str, Any]:
     """What a data set consists of, the same on every machine.
 
     Its origin, and each part's files by name and size.
     """
-    stamp = read_stamp(place) or {}
+    stamp = read_stamp(store / name) or {}
     record: dict[str, Any] = {"dataset": name, "origin": "placed by hand"}
     if "recipe" in stamp:
         record["origin"] = {"recipe": stamp["recipe"], "digest": stamp.get("digest")}
     elif "archives" in stamp:
         record["origin"] = {"archives": stamp["archives"], "digest": stamp.get("digest")}
-    record["parts"] = {part.name: _listing(place / part.source) for part in parts}
+    places = {part.name: part.place(store, name) for part in parts_of(name) if not part.beside}
+    record["parts"] = {part: _listing(place) for part, place in places.items() if place.is_dir()}
     return record
 
 

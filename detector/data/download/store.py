@@ -6,16 +6,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detector.data.download.datasets import Archive, Source, load_source, parts_of
-from detector.errors import DatasetError, MachineError
+from detector.data.download.archives import ProgressFor, Ways, bring, is_held, require_room
+from detector.data.download.datasets import default_mirrors, missing_parts, parts_of
+from detector.data.download.sources import Archive, Source, load_source
+from detector.errors import DatasetError
+from detector.fetch import PATIENCE, Patience
+from detector.whole_files import replacing
 
 STAMP = "source.json"
-ProgressFor = Callable[[str], Callable[[int, int], None] | None]
 
 
 def download(
@@ -23,6 +26,10 @@ def download(
     store: str | Path,
     *,
     source: str | Path | None = None,
+    parts: Sequence[str] | None = None,
+    mirrors: Sequence[str] | None = None,
+    connections: int = 4,
+    patience: Patience = PATIENCE,
     processes: int = 1,
     progress: ProgressFor | None = None,
 ) -> Path:
@@ -32,6 +39,12 @@ def download(
         name: of the data set.
         store: folder of all data sets; the data set's own is ``<store>/<name>``.
         source: the data set's source file, by default the project's (``configs/sources/<name>.yaml``).
+        parts: names of the parts to have, by default those that the source file does not call optional;
+            parts that are there already stay.
+        mirrors: servers or folders that hold the archives by name, in place of the archives' own addresses;
+            by default what ``DETECTOR_MIRROR`` says.
+        connections: parts of one archive that are fetched at once.
+        patience: how often and how long a server is tried.
         processes: worker processes for drawing.
         progress: given what is done ('draw sample', a file name), returns a callback of (done, total) or
             None.
@@ -40,32 +53,25 @@ def download(
         ``<store>/<name>``.
 
     Raises:
-        DatasetError: the name is not known, something of the user's is in the way, the data set has to be
-            placed by
-            hand, or a download failed.
+        DatasetError: the name or a part is not known, something of the user's is in the way, the data set
+            has to be placed by hand, or a download failed.
         MachineError: the disk is too small.
     """
-    parts = parts_of(name)
+    parts_of(name)
     described = load_source(name, source)
+    wanted = described.choose(parts)
     store = Path(store).expanduser().absolute()
-    place = store / name
     store.mkdir(parents=True, exist_ok=True)
+    mirrors = default_mirrors() if mirrors is None else mirrors
+    ways = Ways(mirrors, connections, patience, described.by_hand, progress)
     with _lock(store / f".{name}.lock"):
-        stamp = read_stamp(place)
-        if stamp and stamp.get("digest") == described.digest() and stamp.get("files") == count_files(place):
-            return place
-        if not stamp and place.is_dir() and any(place.iterdir()):
-            missing = [part.source for part in parts if part.required and not (place / part.source).is_dir()]
-            if described.recipe or missing:
-                raise DatasetError(_in_the_way(place, described, missing))
-            return place
-        if described.recipe:
-            return _draw(place, described, processes, progress)
-        if described.archives:
-            return _download_archives(place, described, progress)
-    raise DatasetError(
-        f"{place}: found nothing, expected the data set {name!r}, placed by hand. {described.by_hand}"
-    )
+        place = _bring(store / name, described, wanted, ways, processes, by_name=parts is not None)
+    for other, belonging in described.needs.items():
+        download(
+            other, store, parts=belonging, mirrors=mirrors, connections=connections, patience=patience,
+            progress=progress,
+        )  # fmt: skip
+    return place
 
 
 def read_stamp(place: Path) -> dict[str, Any] | None:
@@ -82,12 +88,36 @@ def count_files(place: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(place)) - int((place / STAMP).is_file())
 
 
+def _bring(
+    place: Path, described: Source, wanted: Sequence[Archive], ways: Ways, processes: int, *, by_name: bool
+) -> Path:
+    stamp = read_stamp(place)
+    if not stamp and place.is_dir() and any(place.iterdir()):
+        missing = [a.gives for a in wanted if not (place / a.gives).exists()]
+        missing = missing if by_name else missing_parts(described.dataset, place.parent)
+        missing = [path for path in missing if by_name or path.partition("/")[0] not in described.needs]
+        if described.recipe or missing:
+            raise DatasetError(_in_the_way(place, described, missing))
+        return place
+    if described.recipe:
+        whole = stamp and stamp.get("files") == count_files(place)
+        if not stamp or not whole or stamp.get("digest") != described.digest():
+            _draw(place, described, processes, ways.progress)
+    elif described.archives:
+        _download(place, described, wanted, ways)
+    else:
+        raise DatasetError(
+            f"{place}: found nothing, expected the data set {described.dataset!r}, placed by hand. "
+            f"{described.by_hand}"
+        )
+    return place
+
+
 def _in_the_way(place: Path, described: Source, missing: list[str]) -> str:
     if described.recipe:
         return (
             f"{place}: found a folder that was not made from a recipe, expected nothing or an earlier "
-            "drawing. Move it "
-            "away or choose another store."
+            "drawing. Move it away or choose another store."
         )
     how = described.by_hand or "Move it away to have the data set downloaded."
     return f"{place}: found a folder without {', '.join(missing)}, expected the whole data set. {how}"
@@ -101,83 +131,46 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _draw(place: Path, described: Source, processes: int, progress: ProgressFor | None) -> Path:
+def _draw(place: Path, described: Source, processes: int, progress: ProgressFor | None) -> None:
     from detector.data.synthetic import write_cityscapes
 
     assert described.recipe is not None
     made = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    old = place.with_name(f".{place.name}.{os.getpid()}.old")
     shutil.rmtree(made, ignore_errors=True)
     try:
         callback = progress(f"draw {described.dataset}") if progress else None
         write_cityscapes(made, recipe=described.recipe, processes=processes, progress=callback)
-        _put_in_place(made, place, described, {"recipe": described.recipe.as_dict()})
+        _write_stamp(made, described, described.digest(), {"recipe": described.recipe.as_dict()})
+        # An older drawing of ours goes away.
+        if place.exists():
+            place.rename(old)
+        made.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return place
 
 
-def _put_in_place(made: Path, place: Path, described: Source, extra: dict[str, Any]) -> None:
-    """Stamp a finished folder and swap it in; an older one of ours goes away."""
-    stamp = {"dataset": described.dataset, "digest": described.digest(), "files": count_files(made), **extra}
-    (made / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
-    if place.exists():
-        place.rename(old)
-    made.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _download_archives(place: Path, described: Source, progress: ProgressFor | None) -> Path:
-    """Download all, extract each beside the place, swap in.
-
-    Killed anywhere, the next call goes on from there.
-    """
-    from detector.fetch import fetch
-
+def _download(place: Path, described: Source, wanted: Sequence[Archive], ways: Ways) -> None:
+    """Bring what is missing, archive by archive; the first time, the folder appears with all of them."""
     work = place.with_name(f".{place.name}.download")
-    tree = work / "tree"
-    tree.mkdir(parents=True, exist_ok=True)
-    _check_space(work, [a for a in described.archives if not _done_file(work, a).is_file()])
-    for archive in described.archives:
-        if _done_file(work, archive).is_file():
-            continue
-        callback = progress(archive.file_name) if progress else None
-        target = work / archive.file_name
-        fetch(archive.url, target, size=archive.size, checksum=archive.checksum, progress=callback)
-        _unpack(target, work / "new", tree / archive.into)
-        _done_file(work, archive).write_text(json.dumps([archive.size, archive.checksum]), encoding="utf-8")
-        target.unlink()
-    names = [archive.file_name for archive in described.archives]
-    _put_in_place(tree, place, described, {"archives": names})
+    root = place if read_stamp(place) else work / "tree"
+    missing = [archive for archive in wanted if not is_held(root, archive)]
+    if missing or root != place:
+        root.mkdir(parents=True, exist_ok=True)
+        work.mkdir(exist_ok=True)
+        require_room(work, missing)
+        for archive in missing:
+            bring(archive, work, root, ways)
+        held = [archive for archive in described.archives if is_held(root, archive)]
+        names = {"archives": [archive.file_name for archive in held]}
+        _write_stamp(root, described, described.digest(held), names)
+        if root != place:
+            root.rename(place)
     shutil.rmtree(work, ignore_errors=True)
-    return place
 
 
-def _done_file(work: Path, archive: Archive) -> Path:
-    return work / f"{archive.file_name}.done"
-
-
-def _unpack(archive: Path, new: Path, into: Path) -> None:
-    """Extract whole, then move file by file: two archives may fill one folder."""
-    from detector.data.download.extract import extract
-
-    shutil.rmtree(new, ignore_errors=True)
-    extract(archive, new)
-    for folder, _, files in os.walk(new):
-        target = into / Path(folder).relative_to(new)
-        target.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            (Path(folder) / name).replace(target / name)
-    shutil.rmtree(new)
-
-
-def _check_space(work: Path, archives: list[Archive]) -> None:
-    """The largest archive lies beside its content for a while; pictures do not shrink."""
-    sizes = [archive.size or 0 for archive in archives]
-    needed, free = sum(sizes) + max(sizes, default=0), shutil.disk_usage(work).free
-    if free < needed:
-        raise MachineError(
-            f"{work}: found {free / 1e9:.1f} GB free, expected at least {needed / 1e9:.1f} GB for "
-            f"{len(archives)} archives and "
-            "their content. Free space, or choose another store."
-        )
+def _write_stamp(root: Path, described: Source, digest: str, more: dict[str, Any]) -> None:
+    stamp = {"dataset": described.dataset, "digest": digest, "files": count_files(root), **more}
+    with replacing(root / STAMP) as stream:
+        stream.write(json.dumps(stamp, indent=2).encode() + b"\n")

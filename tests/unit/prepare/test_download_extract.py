@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import tarfile
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from detector.data.download.extract import extract
-from detector.errors import DatasetError
+from detector.errors import DatasetError, MachineError
 
 
 def make_zip(path: Path, entries: list[tuple[str, bytes]], kind: int = stat.S_IFREG) -> Path:
@@ -144,3 +145,46 @@ def test_existing_target_is_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(DatasetError, match="exists already"):
         extract(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_what_a_killed_extraction_left_is_checked(tmp_path: Path, kind: str) -> None:
+    files = {name: (name * 3000).encode() for name in ("whole", "half", "wrong", "long", "missing")}
+    make = make_zip if kind == "zip" else make_tar
+    archive = make(tmp_path / "archive", list(files.items()))
+    left = tmp_path / ".out.unfinished"
+    left.mkdir()
+    (left / "whole").write_bytes(files["whole"])
+    (left / "half").write_bytes(files["half"][:5000])
+    (left / "wrong").write_bytes(files["wrong"][:-1] + b"!")
+    (left / "long").write_bytes(files["long"] + b"more")
+    (left / "of another archive").write_text("x")
+    out = extract(archive, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+    assert not left.exists()
+
+
+def test_link_in_what_was_left_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / ".out.unfinished").mkdir()
+    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / ".out.unfinished" / "a").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises((DatasetError, MachineError)):
+        extract(make_tar(tmp_path / "x.tar", [("a", b"evil")]), tmp_path / "out")
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_full_disk_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = make_tar(tmp_path / "x.tar", [("a", b"1"), ("b", b"2")])
+    real = os.open
+
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        if str(path).endswith("/b"):
+            raise OSError(28, "No space left on device")
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(MachineError, match=r"No space left on device.*what is there is kept"):
+            extract(archive, tmp_path / "out")
+    assert (tmp_path / ".out.unfinished" / "a").read_bytes() == b"1"
+    assert sorted(path.name for path in extract(archive, tmp_path / "out").iterdir()) == ["a", "b"]

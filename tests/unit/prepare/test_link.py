@@ -110,3 +110,53 @@ def test_linked_data_folder_is_refused(store: Path, tmp_path: Path) -> None:
 def test_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="Did you mean 'sample'"):
         link("samples", tmp_path)
+
+
+def test_all_places_that_are_taken_are_named_at_once(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/sample/leftImg8bit").mkdir(parents=True)
+    (tmp_path / "data/sample/gtFine").symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError) as caught:
+        link("sample", store, tmp_path / "data")
+    assert "leftImg8bit: found a folder" in str(caught.value)
+    assert "gtFine: found a broken link" in str(caught.value)
+
+
+def test_broken_link_of_an_optional_part_is_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", "coco/val2017", "coco/annotations")
+    (tmp_path / "data/coco").mkdir(parents=True)
+    (tmp_path / "data/coco/train2017").symlink_to(tmp_path / "unplugged/train2017")
+    with pytest.raises(DatasetError, match=rf"train2017: found a broken link to {tmp_path}/unplugged"):
+        link("coco", store, tmp_path / "data")
+    assert not (tmp_path / "data/coco/val2017").exists()
+
+
+def test_store_that_is_gone_names_the_links_that_led_there(store: Path, tmp_path: Path) -> None:
+    link("sample", store, tmp_path / "data")
+    store.rename(tmp_path / "moved")
+    with pytest.raises(DatasetError, match=r"found no leftImg8bit.*Broken links: .*data/sample/gtFine \(to "):
+        link("sample", store, tmp_path / "data")
+
+
+def test_voc_is_linked_where_configs_look(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", "voc/VOCdevkit/VOC2007")
+    links = link("voc", store, tmp_path / "data")
+    assert links == [tmp_path / "data/voc/VOCdevkit", tmp_path / "data/VOCdevkit"]
+    assert links[1].readlink() == store / "voc/VOCdevkit"
+    assert len(link("voc", store, tmp_path / "data")) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_devkit_of_the_user_beside_is_left_alone(tmp_path: Path, kind: str) -> None:
+    store = make_store(tmp_path / "store", "voc/VOCdevkit/VOC2007")
+    mine = make_store(tmp_path, "data/mine") / "data/mine"
+    (tmp_path / "data/VOCdevkit").symlink_to(mine) if kind == "link" else mine.rename(
+        tmp_path / "data/VOCdevkit"
+    )
+    assert link("voc", store, tmp_path / "data") == [tmp_path / "data/voc/VOCdevkit"]
+    assert (tmp_path / "data/VOCdevkit/file.txt").read_text() == "data/mine"
+
+
+def test_lvis_without_cocos_images_is_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", "lvis_v1/annotations")
+    with pytest.raises(DatasetError, match="found no coco/train2017 and no coco/val2017"):
+        link("lvis_v1", store, tmp_path / "data")
