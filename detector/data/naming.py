@@ -17,8 +17,23 @@ def nearest(name: str, accepted: Iterable[str], count: int = 3) -> str:
 
 
 def accepted_arguments(build: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """Keyword arguments of a constructor, in order, without our own ``where``."""
-    return {k: p for k, p in inspect.signature(build).parameters.items() if k != "where"}
+    """Keyword arguments of a constructor, in order, without our own ``where``.
+
+    Where a subclass hands the rest on (``**more``), those of its parents come after its own.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    steps = (
+        [vars(c)["__init__"] for c in build.__mro__ if "__init__" in vars(c)]
+        if isinstance(build, type)
+        else [build]
+    )
+    for step in steps:
+        parameters = inspect.signature(step).parameters
+        named = {k: p for k, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        found.update({k: p for k, p in named.items() if k != "where" and k not in found})
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            break
+    return found
 
 
 def construct(build: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:

@@ -35,6 +35,7 @@ class ImageMeta:
         scale_factor: (x, y, x, y) factors that took original boxes to the input.
         flip_direction: None, 'horizontal', 'vertical' or 'diagonal'.
         ori_filename: file name as written in the annotation file.
+        border: (top, bottom, left, right) place of the image in the input where it is padded on all sides.
     """
 
     ori_hw: tuple[int, int]
@@ -45,6 +46,7 @@ class ImageMeta:
     filename: str | None = None
     ori_filename: str | None = None
     image_id: int | str = -1
+    border: tuple[int, int, int, int] | None = None
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 from detector.data.datasets.classes import read_classes
 from detector.data.datasets.index import Index, Strings
 from detector.data.datasets.proposals import StoredProposals
-from detector.data.datasets.source import ImageInfo, Item, SampleSource, View, colours
+from detector.data.datasets.source import Draw, ImageInfo, SampleSource, colours
 from detector.data.transforms import Annotations, Pipeline, Sample, UnreadableImageError
 from detector.data.transforms.sample import Array
 from detector.errors import ConfigError, DatasetError
@@ -51,6 +51,8 @@ class DetectionDataset(SampleSource):
 
     CLASSES: ClassVar[tuple[str, ...]] = ()
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]] = ()
+    #: the annotation file names the classes where neither the config nor the type does
+    CLASSES_IN_FILE: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class DetectionDataset(SampleSource):
     ) -> None:
         if corrupt not in ("error", "skip"):
             raise ConfigError(f"{where}.corrupt is {corrupt!r}; accepted: 'error', 'skip'.")
-        if classes is None and not self.CLASSES:
+        if classes is None and not self.CLASSES and not self.CLASSES_IN_FILE:
             raise ConfigError(
                 f"{where} gives no classes and {type(self).__name__} has none of its own. Set classes."
             )
@@ -87,8 +89,8 @@ class DetectionDataset(SampleSource):
         self.class_names = (
             self.CLASSES if classes is None else read_classes(classes, where=f"{where}.classes")
         )
-        self.palette = colours(self.class_names, dict(zip(self.CLASSES, self.PALETTE, strict=True)))
         self.index, self.cat_ids = self.read_index()
+        self.palette = colours(self.class_names, dict(zip(self.CLASSES, self.PALETTE, strict=False)))
         self.proposals: StoredProposals | None = None
         if proposal_file is not None:
             total = len(self) if self.index.file_images is None else self.index.file_images
@@ -97,7 +99,10 @@ class DetectionDataset(SampleSource):
 
     @abstractmethod
     def read_index(self) -> tuple[Index, tuple[int, ...]]:
-        """Read ``ann_file``; returns the images that count and the category id of every class."""
+        """Read ``ann_file``; returns the images that count and the category id of every class.
+
+        Sets ``class_names`` where the file names them (``CLASSES_IN_FILE``).
+        """
 
     def __len__(self) -> int:
         return len(self.index.file_names)
@@ -134,36 +139,38 @@ class DetectionDataset(SampleSource):
             segmentations=() if found is None else [found[int(row)] for row in kept],
             image_hw=(int(self.index.sizes[index, 0]), int(self.index.sizes[index, 1])),
             semantic_path=semantic,
+            ignore_labels=self.index.labels[rows[ignored]],
         )
 
-    def draw(self, index: int, rng: np.random.Generator, skipped: list[str]) -> Item:
+    def labels(self, index: int) -> Array:
+        """Labels of the image's objects, ignored ones included."""
+        found: Array = self.index.labels[self.index.offsets[index] : self.index.offsets[index + 1]]
+        return found
+
+    def samples(self, index: int, draw: Draw) -> list[Sample]:
         """Make a sample.
 
         In training another image of the same aspect group takes the place of one that is unreadable
-        (corrupt='skip'), that a step dropped, or that has no object left while filter_empty_gt asks for some.
-        MMDetection
-        trains on such
-        an image as pure background; ``filter_empty_gt=False`` does so here.
+        (corrupt='skip'), that a step dropped, or that has neither objects nor ignored boxes left while
+        filter_empty_gt asks for some. MMDetection trains on such an image as pure background;
+        ``filter_empty_gt=False`` does so here.
 
         Raises:
             DatasetError: an image is unreadable, or a hundred images in a row gave no sample.
         """
         for _ in range(MAX_REDRAWS):
-            views = self._views(index, rng, skipped)
-            if self.test_mode:
-                return [_as_view(view) for view in views]
-            if views and (not self.filter_empty_gt or views[0].boxes is None or len(views[0].boxes)):
-                return views[0].image_tensor(), views[0].targets(), views[0].meta()
-            index = int(rng.choice(np.flatnonzero(self._groups == self._groups[index])))
+            views = self._views(index, draw)
+            if self.test_mode or (views and (not self.filter_empty_gt or _has_boxes(views[0]))):
+                return views
+            index = int(draw.rng.choice(np.flatnonzero(self._groups == self._groups[index])))
         raise DatasetError(
             f"{self.where}: {MAX_REDRAWS} images in a row gave no training sample (the last one is "
-            f"{self.image_info(index)['file_name']}; {len(skipped)} were unreadable, the others had no box "
-            "left after "
-            "the pipeline). Check boxes and crop sizes, or set filter_empty_gt=False to train on empty "
-            "images."
+            f"{self.image_info(index)['file_name']}; {len(draw.skipped)} were unreadable, the others had no "
+            "box left after the pipeline). Check boxes and crop sizes, or set filter_empty_gt=False to train "
+            "on empty images."
         )
 
-    def _views(self, index: int, rng: np.random.Generator, skipped: list[str]) -> list[Sample]:
+    def _views(self, index: int, draw: Draw) -> list[Sample]:
         info = self.image_info(index)
         sample = Sample(
             filename=str(self.img_prefix / info["file_name"]),
@@ -173,11 +180,11 @@ class DetectionDataset(SampleSource):
             stored_proposals=self._stored_proposals(index),
         )
         try:
-            return self.pipeline(sample, rng)
+            return self.pipeline(sample, draw.rng)
         except UnreadableImageError as error:
             if self.corrupt == "error":
                 raise
-            skipped.append(error.path)
+            draw.skipped.append(error.path)
             return []
 
     def _stored_proposals(self, index: int) -> Array | None:
@@ -217,11 +224,10 @@ class DetectionDataset(SampleSource):
         )
 
 
-def _as_view(sample: Sample) -> View:
-    proposals = sample.proposal_tensor()
-    if proposals is None:
-        return sample.image_tensor(), sample.meta()
-    return sample.image_tensor(), sample.meta(), proposals
+def _has_boxes(sample: Sample) -> bool:
+    """Whether there is anything to learn from besides background; ignored boxes keep background away."""
+    ignored = 0 if sample.ignore_boxes is None else len(sample.ignore_boxes)
+    return sample.boxes is None or len(sample.boxes) + ignored > 0
 
 
 def joined(root: str | None, path: str) -> Path:

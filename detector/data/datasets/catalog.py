@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detector.data.datasets.balanced import ClassBalancedDataset
 from detector.data.datasets.base import DetectionDataset
 from detector.data.datasets.cityscapes import CityscapesDataset
 from detector.data.datasets.coco import CocoDataset
+from detector.data.datasets.deepfashion import DeepFashionDataset
+from detector.data.datasets.lvis import (
+    LVISDataset,
+    LVISV05Dataset,
+    LVISV1Dataset,
+    Objects365V1Dataset,
+    Objects365V2Dataset,
+)
+from detector.data.datasets.mixed import MultiImageMixDataset
+from detector.data.datasets.panoptic import CocoPanopticDataset
 from detector.data.datasets.source import SampleSource
+from detector.data.datasets.voc import VOCDataset, WIDERFaceDataset, XMLDataset
 from detector.data.datasets.wrappers import ConcatDataset, RepeatDataset
 from detector.data.naming import construct, nearest
 from detector.data.transforms import build_pipeline
@@ -17,9 +29,21 @@ from detector.errors import ConfigError
 DATASETS: dict[str, type[DetectionDataset]] = {
     "CityscapesDataset": CityscapesDataset,
     "CocoDataset": CocoDataset,
+    "CocoPanopticDataset": CocoPanopticDataset,
+    "DeepFashionDataset": DeepFashionDataset,
+    "LVISDataset": LVISDataset,
+    "LVISV05Dataset": LVISV05Dataset,
+    "LVISV1Dataset": LVISV1Dataset,
+    "Objects365V1Dataset": Objects365V1Dataset,
+    "Objects365V2Dataset": Objects365V2Dataset,
+    "VOCDataset": VOCDataset,
+    "WIDERFaceDataset": WIDERFaceDataset,
+    "XMLDataset": XMLDataset,
 }
 WRAPPERS: dict[str, type[SampleSource]] = {
+    "ClassBalancedDataset": ClassBalancedDataset,
     "ConcatDataset": ConcatDataset,
+    "MultiImageMixDataset": MultiImageMixDataset,
     "RepeatDataset": RepeatDataset,
 }
 
@@ -61,8 +85,10 @@ def build_dataset(
     if name in WRAPPERS:
         return _wrapper(name, arguments, test_mode=test_mode, default_pipeline=default_pipeline, where=where)
     if isinstance(arguments.get("ann_file"), list | tuple):
-        parts = _split_files(cfg, where)
-        return build_dataset(parts, test_mode=test_mode, default_pipeline=default_pipeline, where=where)
+        joined = {"type": "ConcatDataset", "datasets": _split_files(cfg, where)}
+        if "separate_eval" in cfg:
+            joined["separate_eval"] = cfg["separate_eval"]
+        return build_dataset(joined, test_mode=test_mode, default_pipeline=default_pipeline, where=where)
     steps = arguments.get("pipeline", default_pipeline)
     if steps is None:
         raise ConfigError(f"{where} has no pipeline; expected a list of transforms. Add pipeline=[...].")
@@ -96,13 +122,16 @@ def _wrapper(
             )
             for i, part in enumerate(arguments["datasets"])
         ]
+    if "pipeline" in arguments:
+        arguments["pipeline"] = build_pipeline(arguments["pipeline"], where=f"{where}.pipeline")
     wrapper: SampleSource = construct(WRAPPERS[name], arguments, where=where)
     return wrapper
 
 
 def _split_files(cfg: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """One section per annotation file; list-valued prefixes go along with it."""
-    parts: list[dict[str, Any]] = [{**cfg, "ann_file": path} for path in cfg["ann_file"]]
+    shared = {key: value for key, value in cfg.items() if key != "separate_eval"}
+    parts: list[dict[str, Any]] = [{**shared, "ann_file": path} for path in cfg["ann_file"]]
     for key in ("img_prefix", "seg_prefix", "proposal_file"):
         values = cfg.get(key)
         if isinstance(values, list | tuple):

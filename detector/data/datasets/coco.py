@@ -9,13 +9,20 @@ tables.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.datasets.base import MIN_SIDE, DetectionDataset
-from detector.data.datasets.coco_file import CocoColumns, map_classes, read_coco
-from detector.data.datasets.index import Index, Segmentations, Strings
+from detector.data.datasets.coco_file import (
+    CocoColumns,
+    collector_paused,
+    entry_value,
+    map_classes,
+    read_coco,
+)
+from detector.data.datasets.index import Index, Segmentations, Strings, return_freed_memory
 from detector.data.datasets.names import COCO_CLASSES, COCO_PALETTE
 from detector.errors import DatasetError
 
@@ -35,19 +42,36 @@ class CocoDataset(DetectionDataset):
 
     def read_index(self) -> tuple[Index, tuple[int, ...]]:
         """Read the file and keep what counts."""
-        columns = read_coco(self.ann_file, need_annotations=not self.test_mode)
-        cat_ids = map_classes(self.ann_file, columns.categories, self.class_names, given=self.classes_given)
-        labels = labels_of(columns, cat_ids)
-        images = self._images(columns, labels)
-        index = make_index(columns, labels, self.valid(columns), images, with_masks=self._needs_masks())
+        with collector_paused():
+            index, cat_ids = self._read()
+        return_freed_memory()
         log.info(
             "%s: %d images, %d objects, %d classes",
             self.ann_file,
-            len(images),
+            len(index.file_names),
             len(index.labels),
             len(cat_ids),
         )
         return index, cat_ids
+
+    def _read(self) -> tuple[Index, tuple[int, ...]]:
+        columns = self.read_columns()
+        self.class_names = self.class_names or self.default_classes(columns)
+        cat_ids = map_classes(self.ann_file, columns.categories, self.class_names, given=self.classes_given)
+        labels = labels_of(columns, cat_ids)
+        return self.make_index(columns, labels, self._images(columns, labels)), cat_ids
+
+    def read_columns(self) -> CocoColumns:
+        """Read and check the file."""
+        return read_coco(self.ann_file, need_annotations=not self.test_mode, file_name=self.file_name)
+
+    def file_name(self, image: dict[str, Any]) -> str:
+        """The file name of an entry of 'images'."""
+        return str(entry_value(self.ann_file, image, "images", "file_name"))
+
+    def default_classes(self, columns: CocoColumns) -> tuple[str, ...]:
+        """Classes where the config names none."""
+        return self.CLASSES
 
     def valid(self, columns: CocoColumns) -> NDArray[np.bool_]:
         """(m,) which annotations count: with area, at least a pixel wide and high, and touching the image."""
@@ -63,6 +87,10 @@ class CocoDataset(DetectionDataset):
         wanted: NDArray[np.bool_] = np.zeros(len(columns.sizes), bool)
         wanted[columns.image_rows[labels >= 0]] = True
         return wanted
+
+    def make_index(self, columns: CocoColumns, labels: NDArray[np.int64], images: NDArray[np.int64]) -> Index:
+        """The images at these positions and their valid annotations of known classes."""
+        return make_index(columns, labels, self.valid(columns), images, with_masks=self._needs_masks())
 
     def _needs_masks(self) -> bool:
         return self.test_mode or self.pipeline.loads_masks
@@ -121,8 +149,7 @@ def make_index(
     position = np.full(len(columns.sizes), -1, np.int64)
     position[images] = np.arange(len(images))
     place = position[columns.image_rows]
-    rows = np.flatnonzero(valid & (labels >= 0) & (place >= 0))
-    rows = rows[np.argsort(place[rows], kind="stable")]
+    rows = ordered_rows(columns, valid & (labels >= 0), images)
     boxes = columns.boxes_xywh[rows].copy()
     boxes[:, 2:] += boxes[:, :2]
     found = Segmentations([columns.segmentations[int(row)] for row in rows]) if with_masks else None
@@ -141,3 +168,14 @@ def make_index(
         positions=images,
         file_images=len(columns.sizes),
     )
+
+
+def ordered_rows(
+    columns: CocoColumns, kept: NDArray[np.bool_], images: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Rows of the kept annotations of the given images, image by image, each in file order."""
+    position = np.full(len(columns.sizes), -1, np.int64)
+    position[images] = np.arange(len(images))
+    place = position[columns.image_rows]
+    rows = np.flatnonzero(kept & (place >= 0))
+    return rows[np.argsort(place[rows], kind="stable")]

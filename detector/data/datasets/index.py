@@ -10,6 +10,8 @@ Boxes: xyxy float32 pixels of the original image.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -109,6 +111,16 @@ def _compressed(rle: dict[str, Any]) -> bytes:
         height, width = rle["size"]
         counts = coco_mask.frPyObjects(rle, height, width)["counts"]
     return counts.encode() if isinstance(counts, str) else bytes(counts)
+
+
+def return_freed_memory() -> None:
+    """Give what the allocator keeps of freed objects back to the system, where its library can (glibc).
+
+    A parsed annotation file of COCO's size leaves 200 MiB behind otherwise.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 @dataclass(frozen=True)

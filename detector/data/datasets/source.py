@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
 import numpy as np
 from torch import Tensor
 
+from detector.data.transforms.sample import Array, Sample
 from detector.structures.samples import ImageMeta, Targets
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,21 @@ class ImageInfo(TypedDict):
     width: int
 
 
+@dataclass
+class Draw:
+    """What one sample is made with.
+
+    Attributes:
+        rng: the only source of randomness.
+        epoch: epoch number.
+        skipped: collects the unreadable files that were passed over.
+    """
+
+    rng: np.random.Generator
+    epoch: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Fetched:
     """A sample and the unreadable files that were passed over on the way to it."""
@@ -79,15 +95,23 @@ class SampleSource(ABC):
         """Number of samples of one epoch."""
 
     @abstractmethod
-    def draw(self, index: int, rng: np.random.Generator, skipped: list[str]) -> Item:
-        """Make sample ``index`` with the random numbers of ``rng``; unreadable files go to ``skipped``."""
+    def samples(self, index: int, draw: Draw) -> list[Sample]:
+        """Make sample ``index``: one in training, the views in testing (none for an unreadable image)."""
 
     @abstractmethod
     def image_info(self, index: int) -> ImageInfo:
         """The image's row in the annotation file."""
 
     @abstractmethod
-    def aspect_groups(self) -> np.ndarray:
+    def labels(self, index: int) -> Array:
+        """Labels of the image's objects in the annotation file, ignored ones included."""
+
+    def has_objects(self, index: int) -> bool:
+        """Whether the annotation file has an object in the image."""
+        return len(self.labels(index)) > 0
+
+    @abstractmethod
+    def aspect_groups(self) -> Array:
         """(n,) uint8, 1 where an image is wider than high: batches hold one group."""
 
     @abstractmethod
@@ -104,16 +128,26 @@ class SampleSource(ABC):
         key = key if isinstance(key, SampleKey) else SampleKey(int(key))
         if not 0 <= key.index < len(self):
             raise IndexError(f"sample {key.index} of {len(self)}")
-        skipped: list[str] = []
-        rng = np.random.default_rng((self.seed, key.epoch, key.index, key.repeat))
-        item = self.draw(key.index, rng, skipped)
-        return Fetched(item=item, skipped=tuple(skipped))
+        draw = Draw(np.random.default_rng((self.seed, key.epoch, key.index, key.repeat)), key.epoch)
+        made = self.samples(key.index, draw)
+        if self.test_mode:
+            return Fetched(item=[_as_view(view) for view in made], skipped=tuple(draw.skipped))
+        (one,) = made
+        item = (one.image_tensor(), one.targets(), one.meta())
+        return Fetched(item=item, skipped=tuple(draw.skipped))
 
     def __getitem__(self, key: SampleKey | int) -> Item:
         fetched = self.fetch(key)
         for name in fetched.skipped:
             log.warning("left out (corrupt='skip'): %s", name)
         return fetched.item
+
+
+def _as_view(sample: Sample) -> View:
+    proposals = sample.proposal_tensor()
+    if proposals is None:
+        return sample.image_tensor(), sample.meta()
+    return sample.image_tensor(), sample.meta(), proposals
 
 
 def colours(names: Sequence[str], known: dict[str, tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detector.data.datasets.source import ImageInfo, Item, SampleSource
-from detector.data.transforms.sample import Array
+from detector.data.datasets.source import Draw, ImageInfo, SampleSource
+from detector.data.transforms.sample import Array, Sample
 from detector.errors import ConfigError, DatasetError
 
 
@@ -38,9 +38,13 @@ class RepeatDataset(SampleSource):
         """The image's row."""
         return self.dataset.image_info(index % len(self.dataset))
 
-    def draw(self, index: int, rng: np.random.Generator, skipped: list[str]) -> Item:
+    def labels(self, index: int) -> Array:
+        """Labels of the image's objects."""
+        return self.dataset.labels(index % len(self.dataset))
+
+    def samples(self, index: int, draw: Draw) -> list[Sample]:
         """The dataset's sample."""
-        return self.dataset.draw(index % len(self.dataset), rng, skipped)
+        return self.dataset.samples(index % len(self.dataset), draw)
 
     def check_images(self) -> None:
         """Check the dataset's files."""
@@ -52,7 +56,11 @@ class ConcatDataset(SampleSource):
 
     Args:
         datasets: at least one; all with the same classes and mode.
-        separate_eval: accepted for old configs; evaluation takes one annotation file.
+        separate_eval: whether each part gets its own numbers in an evaluation, or all together.
+
+    Attributes:
+        datasets: the parts.
+        separate_eval: as given.
     """
 
     def __init__(self, *, datasets: Sequence[SampleSource], separate_eval: bool = True) -> None:
@@ -68,6 +76,7 @@ class ConcatDataset(SampleSource):
                     "classes in each."
                 )
         self.datasets = list(datasets)
+        self.separate_eval = separate_eval
         self.ends = np.cumsum([len(d) for d in datasets])
         self.test_mode = first.test_mode
         self.class_names, self.palette, self.cat_ids = first.class_names, first.palette, first.cat_ids
@@ -89,10 +98,15 @@ class ConcatDataset(SampleSource):
         part, inner = self.locate(index)
         return part.image_info(inner)
 
-    def draw(self, index: int, rng: np.random.Generator, skipped: list[str]) -> Item:
+    def labels(self, index: int) -> Array:
+        """Labels of the image's objects."""
+        part, inner = self.locate(index)
+        return part.labels(inner)
+
+    def samples(self, index: int, draw: Draw) -> list[Sample]:
         """The part's sample."""
         part, inner = self.locate(index)
-        return part.draw(inner, rng, skipped)
+        return part.samples(inner, draw)
 
     def check_images(self) -> None:
         """Check every part's files."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.transforms.sample import Sample
+from detector.data.transforms.sample import Array, Sample
 from detector.errors import ConfigError
 
 Scale: TypeAlias = tuple[int, int]
@@ -28,6 +28,7 @@ INTERPOLATION = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
+BACKENDS = ("cv2", "pillow")
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
 # cv2.flip codes
 FLIP_CODES = {"horizontal": 1, "vertical": 0, "diagonal": -1}
@@ -66,6 +67,28 @@ def resize_masks(masks: NDArray[np.uint8], width: int, height: int) -> NDArray[n
     return out
 
 
+def resize_image(image: Array, size: Scale, interpolation: str) -> Array:
+    """(h, w, ...) to (height, width, ...) by OpenCV; ``size`` is (width, height)."""
+    resized: Array = cv2.resize(image, size, interpolation=INTERPOLATION[interpolation])
+    return resized
+
+
+def resize_by_pillow(image: Array, size: Scale, interpolation: str) -> Array:
+    """(h, w, ...) uint8 to (height, width, ...) by Pillow; ``size`` is (width, height).
+
+    Raises:
+        ConfigError: the image is not uint8.
+    """
+    from PIL import Image
+
+    if image.dtype != np.uint8:
+        raise ConfigError(
+            f"Resize(backend='pillow') got a {image.dtype} image; expected uint8. Put it before the "
+            "steps that make floats, or use backend='cv2'."
+        )
+    return np.array(Image.fromarray(image.squeeze()).resize(size, Image.Resampling[interpolation.upper()]))
+
+
 def flip_boxes(boxes: NDArray[np.float32], image_hw: tuple[int, int], direction: str) -> NDArray[np.float32]:
     """Mirrored (n, 4) xyxy boxes: x becomes width - x, y becomes height - y."""
     height, width = image_hw
@@ -95,8 +118,8 @@ class Resize:
         ratio_range: with one scale, draws a factor of it from this interval.
         keep_ratio: whether width and height get the same factor.
         bbox_clip_border: whether boxes are clipped to the image.
-        backend: 'cv2' is the only one.
-        interpolation: a key of ``INTERPOLATION``, for the image.
+        backend: 'cv2', or 'pillow', which averages over more pixels when it shrinks (uint8 only).
+        interpolation: a key of ``INTERPOLATION``, for the image ('pillow' has no 'area').
         override: whether a second Resize in one pipeline draws anew instead of being an error.
     """
 
@@ -127,13 +150,17 @@ class Resize:
             raise ConfigError(
                 f"Resize.interpolation is {interpolation!r}; accepted: {', '.join(INTERPOLATION)}."
             )
-        if backend != "cv2":
-            raise ConfigError(f"Resize.backend is {backend!r}; accepted: 'cv2'.")
+        if backend not in BACKENDS or (backend == "pillow" and interpolation == "area"):
+            raise ConfigError(
+                f"Resize.backend is {backend!r} with interpolation {interpolation!r}; accepted: "
+                f"{', '.join(BACKENDS)}, and 'area' with cv2 only."
+            )
         self.multiscale_mode = multiscale_mode
         self.ratio_range = ratio_range
         self.keep_ratio = keep_ratio
         self.bbox_clip_border = bbox_clip_border
-        self.interpolation = INTERPOLATION[interpolation]
+        self.interpolation = interpolation
+        self.resize = resize_image if backend == "cv2" else resize_by_pillow
         self.override = override
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -148,7 +175,7 @@ class Resize:
         height, width = image.shape[:2]
         scale = self._scale(sample, rng)
         new_width, new_height = rescaled_size(width, height, scale) if self.keep_ratio else scale
-        resized = cv2.resize(image, (new_width, new_height), interpolation=self.interpolation)
+        resized = self.resize(image, (new_width, new_height), self.interpolation)
         sample.image = resized if resized.ndim == 3 else resized[..., None]
         x, y = np.float32(new_width / width), np.float32(new_height / height)
         sample.scale, sample.resized = scale, True
@@ -161,9 +188,7 @@ class Resize:
         if sample.masks is not None:
             sample.masks = resize_masks(sample.masks, new_width, new_height)
         if sample.semantic is not None:
-            sample.semantic = cv2.resize(
-                sample.semantic, (new_width, new_height), interpolation=cv2.INTER_NEAREST
-            )
+            sample.semantic = self.resize(sample.semantic, (new_width, new_height), "nearest")
         return sample
 
     def _scale(self, sample: Sample, rng: np.random.Generator) -> Scale:

@@ -7,6 +7,7 @@ Source: behaviour checked against MMDetection 2.28.2 Pad.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,23 @@ from detector.data.transforms.sample import Array, Sample
 from detector.errors import ConfigError
 
 
-def padded(array: Array, shape_hw: tuple[int, int], value: float) -> Array:
-    """(H, W, C) grown right and below to at least ``shape_hw``, laid out as planes like Normalize's."""
+def padded(array: Array, shape_hw: tuple[int, int], value: float | Sequence[float]) -> Array:
+    """(H, W, C) grown right and below to at least ``shape_hw``, laid out as planes like Normalize's.
+
+    Args:
+        array: the image or map.
+        shape_hw: wanted (height, width).
+        value: fills what is new; one number or one per channel.
+    """
     height, width, channels = array.shape
     new_h, new_w = max(height, shape_hw[0]), max(width, shape_hw[1])
     if (new_h, new_w) == (height, width):
         return array
     planes = np.empty((channels, new_h, new_w), array.dtype)
     planes[:, :height, :width] = array.transpose(2, 0, 1)
-    planes[:, height:] = value
-    planes[:, :height, width:] = value
+    fill = np.reshape(value, (-1, 1, 1))  # (1 or C, 1, 1)
+    planes[:, height:] = fill
+    planes[:, :height, width:] = fill
     return planes.transpose(1, 2, 0)
 
 
@@ -34,7 +42,8 @@ class Pad:
         size: fixed (height, width); or
         size_divisor: both sides become multiples of it; or
         pad_to_square: both sides become the longer one, then size_divisor applies if given.
-        pad_val: one number for the image, or {'img', 'masks', 'seg'} (default 0, 0, 255).
+        pad_val: one number for the image, or {'img', 'masks', 'seg'} (default 0, 0, 255); 'img' may be a
+            number per channel.
     """
 
     def __init__(
@@ -43,7 +52,7 @@ class Pad:
         size: Sequence[int] | None = None,
         size_divisor: int | None = None,
         pad_to_square: bool = False,
-        pad_val: float | Mapping[str, float] | None = None,
+        pad_val: float | Sequence[float] | Mapping[str, Any] | None = None,
     ) -> None:
         ways = (size is not None) + (size_divisor is not None)
         if (pad_to_square and size is not None) or (not pad_to_square and ways != 1):
@@ -52,7 +61,7 @@ class Pad:
                 "expected exactly "
                 "one of size and size_divisor, or pad_to_square with or without size_divisor."
             )
-        values = (
+        values: dict[str, Any] = (
             dict(pad_val) if isinstance(pad_val, Mapping) else {} if pad_val is None else {"img": pad_val}
         )
         unknown = sorted(set(values) - {"img", "masks", "seg"})

@@ -28,6 +28,23 @@ def empty_boxes() -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """The regions of one panoptic image.
+
+    Attributes:
+        path: PNG whose pixels hold segment ids as R + 256 G + 65536 B.
+        ids: (S,) int64 segment ids.
+        labels: (S,) int64 classes, things before stuff.
+        singles: (S,) bool, regions of one countable object each, in the order of the annotations' ``boxes``.
+    """
+
+    path: str
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    singles: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Annotations:
     """What the annotation file says about one image, in pixels of the original.
 
@@ -38,6 +55,8 @@ class Annotations:
         segmentations: G masks, or empty when the dataset has none.
         image_hw: (height, width) the file states, which the masks are drawn at.
         semantic_path: file of the class map, or None.
+        ignore_labels: (K,) int64 classes of the ignored boxes; empty where the format has none.
+        segments: of a panoptic file, else None.
     """
 
     boxes: NDArray[np.float32]
@@ -46,6 +65,8 @@ class Annotations:
     segmentations: Sequence[Segmentation] = ()
     image_hw: tuple[int, int] = (0, 0)
     semantic_path: str | None = None
+    ignore_labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    segments: Segments | None = None
 
 
 @dataclass
@@ -68,6 +89,7 @@ class Sample:
         flip: preset decision of the next RandomFlip; None lets it draw.
         resized: whether a Resize already ran.
         collected: the keys of Collect; empty before it.
+        border: (top, bottom, left, right) place of the image inside a RandomCenterCropPad test input.
     """
 
     filename: str | None = None
@@ -92,12 +114,27 @@ class Sample:
     flip_direction: str | None = None
     resized: bool = False
     collected: tuple[str, ...] = ()
+    border: tuple[int, int, int, int] | None = None
 
     def pixels(self) -> Array:
         """The image; raises ConfigError when no step loaded one."""
         if self.image is None:
             raise ConfigError("The pipeline uses an image before one is loaded. Put LoadImageFromFile first.")
         return self.image
+
+    def replace_image(self, image: Array) -> None:
+        """Take a new (H, W, 3) image whose size becomes that of the network input."""
+        self.image = image
+        self.input_hw = self.pad_hw = (int(image.shape[0]), int(image.shape[1]))
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Keep the objects where ``kept`` (G,) is true: boxes, labels and masks alike."""
+        if self.boxes is not None:
+            self.boxes = self.boxes[kept]
+        if self.labels is not None:
+            self.labels = self.labels[kept]
+        if self.masks is not None:
+            self.masks = self.masks[kept]
 
     def copy(self) -> Sample:
         """A copy that goes its own way; arrays are shared, as transforms replace and never write them."""
@@ -114,6 +151,7 @@ class Sample:
             filename=self.filename,
             ori_filename=self.ori_filename,
             image_id=self.image_id,
+            border=self.border,
         )
 
     def image_tensor(self) -> torch.Tensor:
