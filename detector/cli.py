@@ -25,11 +25,18 @@ COMMANDS = (
         "run a checkpoint on a data set; evaluate, save, format or draw the results",
     ),
     ("eval", "detector.commands.eval", "evaluate a results file that `detector test --out` wrote"),
+    (
+        "check-submission",
+        "detector.commands.check_submission",
+        "check files for a test server before they are uploaded, and zip them",
+    ),
     ("print-config", "detector.commands.print_config", "show a config's effective values"),
     ("convert", "detector.commands.convert", "convert annotations to COCO format"),
     ("link", "detector.commands.link", "link a data set's folders below data/"),
     ("download", "detector.commands.download", "fetch or generate a data set"),
     ("zoo", "detector.commands.zoo", "list the published models, or download the weights of one"),
+    ("doctor", "detector.commands.doctor", "check that data, model, checkpoint and machine fit together"),
+    ("scan", "detector.commands.scan", "check every image and annotation of a data set, and write a report"),
     (
         "checkpoint",
         "detector.commands.checkpoint",

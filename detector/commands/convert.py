@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 HELP = "convert annotations to COCO format"
@@ -16,6 +15,8 @@ def add_parser(subparsers: Any) -> None:
     _add_cityscapes(formats)
     _add_pascal_voc(formats)
     _add_images(formats)
+    _add_panoptic(formats)
+    _add_stuff_maps(formats)
 
 
 def _add_cityscapes(formats: Any) -> None:
@@ -70,31 +71,96 @@ def _add_images(formats: Any) -> None:
     )
 
 
+def _add_panoptic(formats: Any) -> None:
+    text = "COCO panoptic PNG files to semantic maps, for a semantic branch such as HTC's"
+    parser = formats.add_parser("panoptic2semantic", help=text, description=text)
+    parser.add_argument("annotations", help="such as panoptic_train2017.json")
+    parser.add_argument("-o", "--out-dir", required=True, help="where the maps go; give it as seg_prefix")
+    parser.add_argument("--png-dir", help="the PNG files (default: the folder beside the json, of its name)")
+    parser.add_argument(
+        "--values",
+        choices=("contiguous", "category"),
+        default="contiguous",
+        help="contiguous: categories from 0 in the file's order; category: their ids less 1, as COCO-stuff",
+    )
+    parser.add_argument("--nproc", type=int, default=1, help="processes (default: 1)")
+
+
+def _add_stuff_maps(formats: Any) -> None:
+    text = "check semantic maps, such as COCO-stuff's, against a COCO file; writes nothing"
+    parser = formats.add_parser("stuffthingmaps", help=text, description=text)
+    parser.add_argument("folder", help="the maps, such as data/coco/stuffthingmaps/train2017")
+    parser.add_argument("annotations", help="such as data/coco/annotations/instances_train2017.json")
+    parser.add_argument("--num-classes", type=int, default=182, help="classes of the maps (default: 182)")
+    parser.add_argument("--nproc", type=int, default=1, help="processes (default: 1)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Convert; prints one line per file with what was found and written."""
-    from detector.data.converters import cityscapes_to_coco, images_to_coco, voc_to_coco
     from detector.progress import Progress
 
     with Progress(None, f"convert {args.format}") as progress:
-        shared: dict[str, Any] = {"progress": progress, "note": print}
-        if args.format == "cityscapes":
-            root = Path(args.cityscapes_path)
-            dirs = {"img_dir": args.img_dir, "gt_dir": args.gt_dir}
-            cityscapes_to_coco.convert(root, out_dir=args.out_dir, nproc=args.nproc, **dirs, **shared)
-        elif args.format == "pascal_voc":
-            voc_to_coco.convert(
-                args.devkit_path,
-                out_dir=args.out_dir,
-                classes=args.classes,
-                nproc=args.nproc,
-                out_format=args.out_format,
-                one_based=not args.zero_based,
-                skip_invalid=args.skip_invalid,
-                **shared,
-            )
-        else:
-            excluded = args.exclude_extensions
-            images_to_coco.convert(
-                args.img_path, args.classes, args.out, exclude_extensions=excluded, **shared
-            )
+        _CONVERT[args.format](args, progress=progress, note=print)
     return 0
+
+
+def _cityscapes(args: argparse.Namespace, **shared: Any) -> None:
+    from detector.data.converters.cityscapes_to_coco import convert
+
+    convert(
+        args.cityscapes_path,
+        out_dir=args.out_dir,
+        img_dir=args.img_dir,
+        gt_dir=args.gt_dir,
+        nproc=args.nproc,
+        **shared,
+    )
+
+
+def _pascal_voc(args: argparse.Namespace, **shared: Any) -> None:
+    from detector.data.converters.voc_to_coco import convert
+
+    convert(
+        args.devkit_path,
+        out_dir=args.out_dir,
+        classes=args.classes,
+        nproc=args.nproc,
+        out_format=args.out_format,
+        one_based=not args.zero_based,
+        skip_invalid=args.skip_invalid,
+        **shared,
+    )
+
+
+def _images(args: argparse.Namespace, **shared: Any) -> None:
+    from detector.data.converters.images_to_coco import convert
+
+    convert(args.img_path, args.classes, args.out, exclude_extensions=args.exclude_extensions, **shared)
+
+
+def _panoptic(args: argparse.Namespace, **shared: Any) -> None:
+    from detector.data.converters.panoptic_to_semantic import convert
+
+    convert(
+        args.annotations,
+        out_dir=args.out_dir,
+        png_dir=args.png_dir,
+        values=args.values,
+        nproc=args.nproc,
+        **shared,
+    )
+
+
+def _stuff_maps(args: argparse.Namespace, **shared: Any) -> None:
+    from detector.data.converters.stuff_maps import check
+
+    check(args.folder, args.annotations, num_classes=args.num_classes, nproc=args.nproc, **shared)
+
+
+_CONVERT = {
+    "cityscapes": _cityscapes,
+    "pascal_voc": _pascal_voc,
+    "images2coco": _images,
+    "panoptic2semantic": _panoptic,
+    "stuffthingmaps": _stuff_maps,
+}

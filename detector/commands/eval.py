@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+from detector.commands.test import METRICS_HELP, add_evaluator, print_metrics, with_evaluator
 
 HELP = "evaluate a results file that `detector test --out` wrote"
 
@@ -19,9 +22,9 @@ def add_parser(subparsers: Any) -> None:
         default="test",
         help="the config's data set that the results belong to",
     )
-    parser.add_argument(
-        "--eval", nargs="+", metavar="METRIC", help="metrics: bbox, segm, proposal, cityscapes"
-    )
+    parser.add_argument("--work-dir", help="folder for eval_<time>.json")
+    parser.add_argument("--eval", nargs="+", metavar="METRIC", help=METRICS_HELP)
+    add_evaluator(parser)
     parser.add_argument(
         "--format-only", action="store_true", help="write files for a test server, without evaluating"
     )
@@ -40,20 +43,30 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate or format."""
     from detector.config import load_config, parse_options
-    from detector.engine.evaluate import evaluate_results, format_results, read_results, split_dataset
+    from detector.engine.evaluate import (
+        evaluate_results,
+        format_results,
+        read_results,
+        split_dataset,
+        write_metrics,
+    )
+    from detector.engine.scoring import check_request
     from detector.errors import ConfigError
 
     if bool(args.eval) == args.format_only:
         raise ConfigError("arguments: give either --eval with metrics or --format-only.")
     config = load_config(args.config, parse_options(args.cfg_options))
-    options = parse_options(args.eval_options, argument="--eval-options")
+    options = with_evaluator(args, parse_options(args.eval_options, argument="--eval-options"))
     dataset = split_dataset(config, args.split)
+    if args.eval:
+        check_request(config, dataset, args.eval, options)
     results = read_results(args.results, dataset)
     if args.format_only:
         for path in format_results(config, dataset, results, options=options):
             print(f"written: {path}")
         return 0
-    from detector.commands.test import print_metrics
-
-    print_metrics(evaluate_results(config, dataset, results, metrics=args.eval, options=options))
+    metrics = evaluate_results(config, dataset, results, metrics=args.eval, options=options)
+    print_metrics(metrics)
+    if args.work_dir:
+        print(f"metrics: {write_metrics(Path(args.work_dir), args.config, metrics)}")
     return 0

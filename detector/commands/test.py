@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from detector.data.datasets.base import DetectionDataset
 
 HELP = "run a checkpoint on a data set; evaluate, save, format or draw the results"
+METRICS_HELP = (
+    "metrics of the data set's type: bbox, segm, proposal, proposal_fast (COCO, LVIS), cityscapes, mAP or "
+    "recall (VOC)"
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,9 +30,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--work-dir", help="folder for eval_<time>.json")
     parser.add_argument("--out", help="write the results to this .pkl file")
-    parser.add_argument(
-        "--eval", nargs="+", metavar="METRIC", help="metrics: bbox, segm, proposal, cityscapes"
-    )
+    parser.add_argument("--eval", nargs="+", metavar="METRIC", help=METRICS_HELP)
+    add_evaluator(parser)
     parser.add_argument(
         "--format-only", action="store_true", help="write files for a test server, without evaluating"
     )
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, parse_options(args.cfg_options))
     given = "--eval-options" if args.eval_options else "--options"
-    options = parse_options(args.eval_options or args.options, argument=given)
+    options = with_evaluator(args, parse_options(args.eval_options or args.options, argument=given))
     dataset = split_dataset(config, args.split)
     check_request(args, config, dataset, options)
     distributed.export_local_rank(args.local_rank)
@@ -111,6 +114,20 @@ def run(args: argparse.Namespace) -> int:
         if args.work_dir:
             print(f"metrics: {write_metrics(Path(args.work_dir), args.config, metrics)}")
     return 0
+
+
+def add_evaluator(parser: argparse.ArgumentParser) -> None:
+    """Add ``--evaluator``."""
+    parser.add_argument(
+        "--evaluator",
+        choices=("hotcoco", "pycocotools"),
+        help="who computes COCO's and LVIS' metrics, with the same numbers (default hotcoco)",
+    )
+
+
+def with_evaluator(args: argparse.Namespace, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluation's options with ``--evaluator`` among them."""
+    return {**options, **({"evaluator": args.evaluator} if args.evaluator else {})}
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -151,6 +168,7 @@ def check_request(
     """
     from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
     from detector.errors import ConfigError
+    from detector.evaluation.submissions.formats import wanted_formats
 
     check_keys("--eval-options", options, (*COCO_OPTIONS, *OTHER_OPTIONS))
     chosen = {**evaluation_options(config.data.get("evaluation")), **options}
@@ -159,9 +177,11 @@ def check_request(
     if args.format_only and not (chosen.get("jsonfile_prefix") or chosen.get("txtfile_prefix")):
         raise ConfigError(
             "--format-only: found no place for the files; expected --eval-options jsonfile_prefix=PATH "
-            "(COCO) or txtfile_prefix=FOLDER (Cityscapes)."
+            "(COCO, LVIS) or txtfile_prefix=FOLDER (Cityscapes, VOC)."
         )
-    if args.format_only and chosen.get("txtfile_prefix") and not _has_masks(config.data["model"]):
+    prefixes = {key: chosen.get(key) for key in ("jsonfile_prefix", "txtfile_prefix")}
+    formats = wanted_formats(dataset, **prefixes) if args.format_only else []
+    if "cityscapes" in formats and not _has_masks(config.data["model"]):
         raise ConfigError(
             "--format-only: txtfile_prefix asks for Cityscapes masks, but the model has no mask head; "
             "expected a model with one. Give jsonfile_prefix instead."
@@ -175,28 +195,16 @@ def check_request(
 def _check_metrics(
     metrics: list[str], config: Config, dataset: DetectionDataset, options: Mapping[str, Any]
 ) -> None:
-    """Metrics that exist, that the model can have, and ground truth to compare with."""
-    from detector.engine.scoring import CITYSCAPES_METRIC, COCO_METRICS, ground_truth_dir
-    from detector.engine.settings import check_keys
-    from detector.errors import ConfigError, DatasetError
-    from detector.evaluation.annotations import read_truth
+    """Metrics that the data and the model can have, and ground truth to compare with."""
+    from detector.engine.scoring import MASK_METRICS, check_request
+    from detector.errors import ConfigError
 
-    check_keys("--eval", dict.fromkeys(metrics), (*COCO_METRICS, CITYSCAPES_METRIC))
-    of_masks = [metric for metric in metrics if metric in ("segm", CITYSCAPES_METRIC)]
+    of_masks = [name for name in check_request(config, dataset, metrics, options) if name in MASK_METRICS]
     if of_masks and not _has_masks(config.data["model"]):
         raise ConfigError(
             f"--eval {of_masks[0]}: measures masks, but the model of {config.path} has no mask head; "
             "expected 'bbox' or 'proposal'. Leave the metric out, or take a config with a mask head."
         )
-    if set(metrics) & set(COCO_METRICS) and not len(dataset.index.labels):
-        read_truth(dataset.ann_file)
-    if CITYSCAPES_METRIC in metrics:
-        folder = ground_truth_dir(dataset.img_prefix, options.get("gt_dir"))
-        if not folder.is_dir():
-            raise DatasetError(
-                f"{folder}: found no such folder, expected the split's Cityscapes ground truth. "
-                "Link the data set, or give --eval-options gt_dir=FOLDER."
-            )
 
 
 def _has_masks(node: Any) -> bool:
@@ -208,10 +216,12 @@ def _has_masks(node: Any) -> bool:
     )
 
 
-def print_metrics(metrics: dict[str, float | str]) -> None:
-    """One metric per line."""
-    for name, value in metrics.items():
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+def print_metrics(metrics: Mapping[str, float | str]) -> None:
+    """One metric per line, then a table of the classes."""
+    from detector.evaluation.tables import metric_lines
+
+    for line in metric_lines(metrics):
+        print(line)
 
 
 def _draw(args: argparse.Namespace, dataset: Any, results: Any) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,10 @@ from detector.data.datasets import build_dataset
 from detector.data.datasets.base import DetectionDataset
 from detector.data.loader import build_test_loader
 from detector.engine import distributed
-from detector.engine.gathering import gather
+from detector.engine.gathering import Exchange, open_exchange
 from detector.engine.interrupts import Interrupted
 from detector.engine.placement import place_model
+from detector.engine.preflight import before_testing
 from detector.engine.scoring import (
     ImageId,
     Metrics,
@@ -128,9 +130,9 @@ def infer_dataset(
     loader_settings: Mapping[str, Any],
     what: str,
     should_stop: Callable[[], bool] | None = None,
-    shared_dir: Path | None = None,
+    exchange: Exchange | None = None,
 ) -> tuple[Results, int]:
-    """Results of a whole data set: each process does its part, process 0 gets them all.
+    """Results of a whole data set: each process does its part, process 0 gets them all, by files.
 
     Args:
         model: detector in eval mode on ``device``.
@@ -139,7 +141,7 @@ def infer_dataset(
         loader_settings: samples_per_gpu and workers_per_gpu.
         what: text of the progress bar.
         should_stop: asked between batches.
-        shared_dir: folder that every process can reach; needed only when there are several.
+        exchange: from ``open_exchange``; None when there is one process.
 
     Returns:
         (results by image id in data-set order, number of batches); on other processes than 0 only their own
@@ -154,13 +156,16 @@ def infer_dataset(
     )
     size = int(loader_settings["samples_per_gpu"])
     total = len(dataset) if distributed.world_size() == 1 else None
-    try:
-        with Progress(total, what, enabled=distributed.rank() == 0) as progress:
-            results = run_inference(model, loader, device, progress=progress, should_stop=should_stop)
-    finally:
-        loader.close()
-    if distributed.world_size() > 1:
-        results = gather(results, shared_dir or Path(".dist_test"))
+    with contextlib.nullcontext() if exchange is None else exchange.telling():
+        try:
+            with Progress(total, what, enabled=distributed.rank() == 0) as progress:
+                results = run_inference(model, loader, device, progress=progress, should_stop=should_stop)
+        finally:
+            loader.close()
+        if exchange is not None and exchange.rank != 0:
+            exchange.hand_in(results)
+    if exchange is not None and exchange.rank == 0:
+        results = exchange.collect(results)
     if distributed.rank() == 0:
         results = {image_id: results.get(image_id, EMPTY) for image_id in dataset.image_ids}
     return results, -(-len(dataset) // size)
@@ -202,16 +207,20 @@ def test(
         "workers_per_gpu": 2,
     }
     check_keys(f"data.{split}_dataloader", loader_settings, LOADER_KEYS)
+    before_testing(config, data, out=out)
     model = load_model(config, checkpoint, class_names=data.class_names, score_threshold=score_threshold)
     model = place_model(model, where, config.data)
+    exchange = open_exchange(Path(tmpdir or ".dist_test"))
     results, _ = infer_dataset(
         model,
         data,
         where,
         loader_settings=loader_settings,
         what=f"test {split}",
-        shared_dir=Path(tmpdir) if tmpdir else None,
+        exchange=exchange,
     )
+    if exchange is not None and exchange.rank == 0:
+        exchange.close()
     if out is not None and distributed.rank() == 0:
         write_results(out, data, results, proposals=model.num_classes is None)
     return results

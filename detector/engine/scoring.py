@@ -5,9 +5,7 @@ Results are {image id: Detections} in original-image pixels; MMDetection's form 
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,40 @@ import numpy as np
 from detector.config import Config
 from detector.data.datasets.base import DetectionDataset
 from detector.engine.log import timestamp
+from detector.engine.metric_sets import (
+    CITYSCAPES_METRIC,
+    FREE_METRICS,
+    MASK_METRICS,
+    Metrics,
+    ground_truth_dir,
+    metric_set,
+    require_truth,
+)
 from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
 from detector.errors import ConfigError, DatasetError
-from detector.evaluation.coco import evaluate_coco
 from detector.evaluation.files import write_json
 from detector.evaluation.results import from_mmdet, load_results, proposal_array, save_results, to_mmdet
-from detector.evaluation.submissions import cityscapes as cityscapes_files
-from detector.evaluation.submissions import coco as coco_files
+from detector.evaluation.submissions.formats import write_files
 from detector.structures.samples import Detections
 
 ImageId = int | str
 Results = dict[ImageId, Detections]
-Metrics = dict[str, float | str]
 
-COCO_METRICS = ("bbox", "segm", "proposal")
-CITYSCAPES_METRIC = "cityscapes"
-IMAGE_FOLDER, TRUTH_FOLDER = "leftImg8bit", "gtFine"
+__all__ = [
+    "MASK_METRICS",
+    "ImageId",
+    "Metrics",
+    "Results",
+    "check_evaluation",
+    "check_request",
+    "chosen_metrics",
+    "evaluate_results",
+    "format_results",
+    "ground_truth_dir",
+    "read_results",
+    "write_metrics",
+    "write_results",
+]
 
 
 def evaluate_results(
@@ -48,43 +64,54 @@ def evaluate_results(
         config: its ``evaluation`` gives the defaults.
         dataset: what the results belong to.
         results: detections of every image.
-        metrics: 'bbox', 'segm', 'proposal', 'cityscapes'; None for the config's.
-        options: classwise, evaluator, proposal_nums, iou_thrs, metric_items, jsonfile_prefix, outfile_prefix.
+        metrics: those of the data set's type (``detector.engine.metric_sets``); None for the config's.
+        options: those of the type, jsonfile_prefix, outfile_prefix.
 
     Raises:
         ConfigError: unknown metric or option.
         DatasetError: the data set has no ground truth.
     """
-    names, chosen = _chosen(config, metrics, options)
-    found: Metrics = {}
-    if CITYSCAPES_METRIC in names:
-        found.update(_cityscapes_metrics(dataset, results, chosen))
-    coco_names = [name for name in names if name in COCO_METRICS]
-    if coco_names:
-        coco_options = {key: chosen[key] for key in COCO_OPTIONS if key in chosen}
-        found.update(
-            evaluate_coco(dataset.ann_file, dataset.class_names, results, metrics=coco_names, **coco_options)
-        )
-    if coco_names and chosen.get("jsonfile_prefix"):
-        coco_files.write(
-            results,
-            ann_file=dataset.ann_file,
-            class_names=dataset.class_names,
-            prefix=chosen["jsonfile_prefix"],
-        )
+    names, chosen = chosen_metrics(config, dataset, metrics, options)
+    found = metric_set(dataset).measure(dataset, results, names, chosen)
+    if set(names) - {CITYSCAPES_METRIC} and chosen.get("jsonfile_prefix"):
+        free = set(names) <= set(FREE_METRICS)
+        write_files(results, dataset, jsonfile_prefix=chosen["jsonfile_prefix"], proposals=free)
     return found
 
 
-def _chosen(
-    config: Config, metrics: Sequence[str] | str | None = None, options: Mapping[str, Any] | None = None
+def chosen_metrics(
+    config: Config,
+    dataset: DetectionDataset,
+    metrics: Sequence[str] | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    where: str = "evaluation.metric",
 ) -> tuple[list[str], dict[str, Any]]:
-    """(metrics, options) of an evaluation, with known names only."""
+    """(metrics, options) of an evaluation: the config's, the caller's over them, with known names only.
+
+    Raises:
+        ConfigError: a metric or an option that the data set's type does not have.
+    """
     chosen = {**evaluation_options(config.data.get("evaluation")), **(options or {})}
-    check_keys("evaluation", chosen, (*COCO_OPTIONS, *OTHER_OPTIONS))
-    wanted = metrics if metrics is not None else chosen.get("metric", "bbox")
+    kind = metric_set(dataset)
+    wanted = metrics if metrics is not None else chosen.get("metric", kind.metrics[0])
     names = [wanted] if isinstance(wanted, str) else list(wanted)
-    check_keys("evaluation.metric", dict.fromkeys(names), (*COCO_METRICS, CITYSCAPES_METRIC))
+    kind.check(names, chosen, where=where)
     return names, chosen
+
+
+def check_request(
+    config: Config, dataset: DetectionDataset, metrics: Sequence[str], options: Mapping[str, Any]
+) -> list[str]:
+    """The metrics of ``--eval``, after raising what an evaluation would raise once the model has run.
+
+    Raises:
+        ConfigError: a metric or an option that the data set's type does not have.
+        DatasetError: there is no ground truth.
+    """
+    names, chosen = chosen_metrics(config, dataset, metrics, options, where="--eval")
+    require_truth(dataset, names, chosen)
+    return names
 
 
 def check_evaluation(config: Config, dataset: DetectionDataset, *, with_mask: bool) -> None:
@@ -97,23 +124,22 @@ def check_evaluation(config: Config, dataset: DetectionDataset, *, with_mask: bo
 
     Raises:
         ConfigError: unknown metric or option, or masks asked of a model without them.
-        DatasetError: images are missing, or there is no ground truth.
+        DatasetError: images or the ground truth are missing.
     """
-    names, chosen = _chosen(config)
-    if "segm" in names and not with_mask:
+    names, chosen = chosen_metrics(config, dataset)
+    of_masks = [name for name in names if name in MASK_METRICS]
+    if of_masks and not with_mask:
         raise ConfigError(
             f"{config.path}: evaluation.metric: found {names}, but the model has no mask head; expected "
             "'bbox' or 'proposal' for it. Set evaluation.metric='bbox', or add a mask head."
         )
     dataset.check_images()
-    if CITYSCAPES_METRIC in names:
-        ground_truth_dir(dataset.img_prefix, chosen.get("gt_dir"))
-    if set(names) & set(COCO_METRICS) and not len(dataset.index.labels):
+    try:
+        require_truth(dataset, names, chosen)
+    except DatasetError as error:
         raise DatasetError(
-            f"{dataset.ann_file}: found no object of the classes {', '.join(dataset.class_names[:8])}; "
-            "expected ground truth to evaluate on. Set data.val to an annotated split, or "
-            "train with --no-validate."
-        )
+            f"data.val: {error}. Set data.val to an annotated split, or train with --no-validate."
+        ) from error
 
 
 def format_results(
@@ -123,7 +149,7 @@ def format_results(
     *,
     options: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Files for a test server: COCO json (``jsonfile_prefix``), Cityscapes txt and png (``txtfile_prefix``).
+    """Files for a test server: json (``jsonfile_prefix``) or txt (``txtfile_prefix``) of its data set.
 
     Raises:
         ConfigError: unknown option, or neither prefix given.
@@ -132,23 +158,16 @@ def format_results(
     check_keys("format", chosen, (*COCO_OPTIONS, *OTHER_OPTIONS))
     if not (chosen.get("jsonfile_prefix") or chosen.get("txtfile_prefix")):
         raise ConfigError(
-            "format: found no place for the files; expected --eval-options jsonfile_prefix=PATH (COCO) or "
-            "txtfile_prefix=FOLDER (Cityscapes)."
+            "format: found no place for the files; expected --eval-options jsonfile_prefix=PATH (COCO, LVIS) "
+            "or txtfile_prefix=FOLDER (Cityscapes, VOC)."
         )
-    paths: list[Path] = []
-    if chosen.get("jsonfile_prefix"):
-        paths += coco_files.write(
-            results,
-            ann_file=dataset.ann_file,
-            class_names=dataset.class_names,
-            prefix=chosen["jsonfile_prefix"],
-        )
-    if chosen.get("txtfile_prefix"):
-        folder = Path(chosen["txtfile_prefix"])
-        paths += cityscapes_files.write(
-            results, ann_file=dataset.ann_file, class_names=dataset.class_names, out_dir=folder
-        )
-    return paths
+    return write_files(
+        results,
+        dataset,
+        jsonfile_prefix=chosen.get("jsonfile_prefix"),
+        txtfile_prefix=chosen.get("txtfile_prefix"),
+        proposals=(config.data.get("model") or {}).get("type") == "RPN",
+    )
 
 
 def write_results(
@@ -191,50 +210,3 @@ def write_metrics(work_dir: Path, config_name: str, metrics: Metrics) -> Path:
     """Write ``eval_<time>.json`` as the reference's test tool does."""
     work_dir.mkdir(parents=True, exist_ok=True)
     return write_json(work_dir / f"eval_{timestamp()}.json", {"config": config_name, "metric": metrics})
-
-
-@contextlib.contextmanager
-def _folder(prefix: str | None) -> Iterator[Path]:
-    """The given folder, or a temporary one."""
-    if prefix is not None:
-        yield Path(prefix)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-def ground_truth_dir(img_prefix: Path, given: str | None = None) -> Path:
-    """Cityscapes' ground-truth folder beside an image folder: ``leftImg8bit/val`` -> ``gtFine/val``.
-
-    Raises:
-        ConfigError: no folder is given and the images do not lie below ``leftImg8bit``.
-    """
-    if given is not None:
-        return Path(given)
-    parts = img_prefix.parts
-    if IMAGE_FOLDER not in parts:
-        raise ConfigError(
-            f"cityscapes metric: images lie in {img_prefix}; expected a folder below {IMAGE_FOLDER}, with "
-            f"{TRUTH_FOLDER} beside it. "
-            "Give --eval-options gt_dir=FOLDER."
-        )
-    place = len(parts) - 1 - parts[::-1].index(IMAGE_FOLDER)
-    return Path(*parts[:place], TRUTH_FOLDER, *parts[place + 1 :])
-
-
-def _cityscapes_metrics(
-    dataset: DetectionDataset, results: Mapping[ImageId, Detections], options: Mapping[str, Any]
-) -> Metrics:
-    """The official Cityscapes metric; its prediction files stay only if ``outfile_prefix`` says where."""
-    from detector.evaluation.cityscapes import evaluate_cityscapes
-
-    infos = [dataset.image_info(i) for i in range(len(dataset))]
-    with _folder(options.get("outfile_prefix")) as folder:
-        found = evaluate_cityscapes(
-            results,
-            file_names={info["id"]: info["file_name"] for info in infos},
-            class_names=dataset.class_names,
-            gt_dir=ground_truth_dir(dataset.img_prefix, options.get("gt_dir")),
-            out_dir=folder,
-        )
-    return dict(found)

@@ -16,7 +16,15 @@ EVALUATION_RUN_KEYS = (
     *("tmpdir", "gpu_collect", "broadcast_bn_buffer"),
 )
 COCO_OPTIONS = ("classwise", "evaluator", "proposal_nums", "iou_thrs", "metric_items")
-OTHER_OPTIONS = ("metric", "jsonfile_prefix", "outfile_prefix", "txtfile_prefix", "gt_dir")
+OTHER_OPTIONS = (
+    "iou_thr",
+    "scale_ranges",
+    "metric",
+    "jsonfile_prefix",
+    "outfile_prefix",
+    "txtfile_prefix",
+    "gt_dir",
+)
 CHECKPOINT_KEYS = (
     *("interval", "max_keep_ckpts", "by_epoch", "save_optimizer", "save_last"),
     *("out_dir", "meta", "create_symlink"),

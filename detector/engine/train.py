@@ -19,10 +19,12 @@ from detector.data.loader import TrainLoader, build_train_loader
 from detector.engine import distributed, seeding
 from detector.engine.checkpoints import FORMAT_VERSION, RunCheckpoints, find_resume_point
 from detector.engine.evaluate import check_classes, evaluate_results, infer_dataset, split_dataset
+from detector.engine.gathering import open_exchange
 from detector.engine.initial_weights import load_weights
 from detector.engine.log import TrainLog, env_info, timestamp
 from detector.engine.optim import build_optimizer
 from detector.engine.placement import place_model
+from detector.engine.preflight import before_evaluation, before_training
 from detector.engine.resume import restore, resume_state
 from detector.engine.schedules import build_schedule
 from detector.engine.scoring import check_evaluation
@@ -141,6 +143,7 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
     resumed = load_checkpoint(options.resume_from) if options.resume_from is not None else None
     seed = _seed(options, resumed, note=note)
     loader = _train_loader(config, options, seed)
+    before_training(config, loader.dataset, work_dir=options.work_dir, device=options.device, note=note)
     model = _model(config, options, resumed, seed=seed, class_names=loader.dataset.class_names, note=note)
     max_iterations = plan.max_iterations(len(loader))
     progress = _progress(config, max_iterations)
@@ -160,7 +163,7 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
         seed=seed,
         rank_offset=distributed.rank() if options.diff_seed else 0,
         device=options.device,
-        evaluate=_evaluation(config, model, options, loader.dataset.class_names)
+        evaluate=_evaluation(config, model, options, loader.dataset.class_names, note=note)
         if plan.evaluation is not None
         else None,
         progress=progress,
@@ -251,7 +254,12 @@ def _write_start(
 
 
 def _evaluation(
-    config: Config, model: nn.Module, options: RunOptions, class_names: tuple[str, ...]
+    config: Config,
+    model: nn.Module,
+    options: RunOptions,
+    class_names: tuple[str, ...],
+    *,
+    note: Callable[[str], None],
 ) -> Evaluate:
     """Evaluation on the config's val split; all is built and checked now, so that errors come early."""
     dataset = split_dataset(config, "val")
@@ -261,9 +269,11 @@ def _evaluation(
             f"data.train in the same order: {', '.join(class_names)}. Set the same classes=(…) in both."
         )
     check_evaluation(config, dataset, with_mask=bool(getattr(model, "with_mask", False)))
+    before_evaluation(config, dataset, note=note)
     settings = config.data["data"]["val_dataloader"]
 
     def evaluate(should_stop: Callable[[], bool]) -> tuple[Metrics, int]:
+        exchange = open_exchange(options.work_dir / ".parts")
         results, batches = infer_dataset(
             model,
             dataset,
@@ -271,11 +281,11 @@ def _evaluation(
             loader_settings=settings,
             what="evaluate val",
             should_stop=should_stop,
-            shared_dir=options.work_dir / ".parts",
+            exchange=exchange,
         )
-        if distributed.rank() != 0:
-            return {}, batches
-        return evaluate_results(config, dataset, results), batches
+        if exchange is None:
+            return evaluate_results(config, dataset, results), batches
+        return exchange.on_first(lambda: evaluate_results(config, dataset, results)) or {}, batches
 
     return evaluate
 

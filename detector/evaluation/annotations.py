@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class AnnotationFile:
         path: where it was read from.
         images: image records (id, file_name, height, width) by id, in file order.
         categories: category id by name, in file order.
+        category_records: the whole records by name.
         annotations: the objects; empty for a test split.
     """
 
@@ -36,6 +37,7 @@ class AnnotationFile:
     images: dict[ImageId, dict[str, Any]]
     categories: dict[str, int]
     annotations: list[dict[str, Any]]
+    category_records: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def category_ids(self, class_names: Sequence[str]) -> list[int]:
         """The file's category id of each class, matched by name.
@@ -114,6 +116,7 @@ def read_annotations(path: str | Path) -> AnnotationFile:
         images={image["id"]: image for image in content["images"]},
         categories={category["name"]: category["id"] for category in content["categories"]},
         annotations=list(content.get("annotations") or ()),
+        category_records={category["name"]: category for category in content["categories"]},
     )
 
 

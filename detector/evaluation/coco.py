@@ -1,8 +1,7 @@
 """COCO metrics: box AP, mask AP and proposal recall, by hotcoco or pycocotools with the same numbers.
 
-Classes map to the file's categories by name. Ids are renumbered from 1 in memory, because COCO matching
-takes an annotation with id 0 for "no match". Mask results carry no box, so that their area (small, medium,
-large) is the mask's.
+Classes map to the file's categories by name. ``proposal_fast`` is recall without the COCO protocol, by
+``detector.evaluation.recall`` whatever the evaluator.
 
 Boxes: detections xyxy, absolute pixels of the original image; files and evaluators xywh.
 Source: Lin et al., Microsoft COCO (2014); settings and order of the sums as MMDetection's
@@ -14,42 +13,22 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detector.errors import ConfigError, DatasetError
+from detector.errors import ConfigError
 from detector.evaluation.annotations import AnnotationFile, ImageId, read_truth
+from detector.evaluation.comparison import Comparison, pose
+from detector.evaluation.recall import proposal_recalls
 from detector.evaluation.report import CocoReport, Floats, MetricTable
-from detector.evaluation.results import box_records, segm_records
-from detector.structures import masks
 from detector.structures.samples import Detections
 
-METRICS = ("bbox", "segm", "proposal")
+TABLES = ("bbox", "segm", "proposal")
+FAST = "proposal_fast"
+METRICS = (*TABLES, FAST)
 EVALUATORS = ("hotcoco", "pycocotools")
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One metric's input: images numbered from 1 in id order, the file's category ids (1 for proposals)."""
-
-    metric: str
-    images: list[dict[str, Any]]
-    category_ids: list[int]
-    truth: list[dict[str, Any]]
-    detections: list[dict[str, Any]]
-
-    @property
-    def kind(self) -> str:
-        """The overlap to measure: 'bbox' or 'segm'."""
-        return "segm" if self.metric == "segm" else "bbox"
-
-    def dataset(self, annotations: list[dict[str, Any]]) -> dict[str, Any]:
-        """A COCO dataset dict around some annotations."""
-        categories = [{"id": i, "name": str(i)} for i in self.category_ids]
-        return {"info": {}, "images": self.images, "categories": categories, "annotations": annotations}
 
 
 def evaluate_coco(
@@ -64,17 +43,31 @@ def evaluate_coco(
     iou_thrs: Sequence[float] | None = None,
     metric_items: Sequence[str] | None = None,
 ) -> dict[str, float | str]:
-    """MMDetection's metric keys and 4-decimal values; arguments and errors as ``coco_report``."""
-    report = coco_report(
-        ann_file,
-        class_names,
-        results,
-        metrics=metrics,
-        evaluator=evaluator,
-        proposal_nums=proposal_nums,
-        iou_thrs=iou_thrs,
-    )
-    return report.metrics(metric_items=metric_items, classwise=classwise)
+    """MMDetection's metric keys and 4-decimal values; arguments and errors as ``coco_report``.
+
+    'proposal_fast' gives AR@<n> for each n of ``proposal_nums``, which may be any number of them when it is
+    asked for alone.
+    """
+    tabled = [metric for metric in metrics if metric != FAST]
+    if FAST in metrics and "proposal" in tabled:
+        raise ConfigError(
+            f"metric: found {list(metrics)}; 'proposal' and '{FAST}' both give AR@<n>, expected one of them"
+        )
+    values: dict[str, float | str] = {}
+    if tabled or not metrics:
+        report = coco_report(
+            ann_file,
+            class_names,
+            results,
+            metrics=tabled,
+            evaluator=evaluator,
+            proposal_nums=proposal_nums,
+            iou_thrs=iou_thrs,
+        )
+        values.update(report.metrics(metric_items=metric_items, classwise=classwise))
+    if FAST in metrics:
+        values.update(_fast_recall(ann_file, class_names, results, proposal_nums, thresholds_of(iou_thrs)))
+    return values
 
 
 def coco_report(
@@ -93,27 +86,24 @@ def coco_report(
         ann_file: the annotation file; every image in it counts, also one without results.
         class_names: name of each label; categories of the file that are not named do not take part.
         results: detections by image id; no detections at all give AP 0.
-        metrics: any of METRICS; 'proposal' ignores labels.
+        metrics: any of TABLES; 'proposal' ignores labels.
         evaluator: 'hotcoco' or 'pycocotools'.
         proposal_nums: the three caps on detections per image.
         iou_thrs: thresholds; default 0.5 to 0.95 in steps of 0.05.
 
     Raises:
         ConfigError: an argument is not one of the accepted values.
-        DatasetError: the file has no annotations, lacks a class or a mask, or the results do not fit the
-        file.
+        DatasetError: the file has no object to find, lacks a class or a mask, or the results do not fit it.
     """
     _check_options(metrics, evaluator, proposal_nums)
-    thresholds = (
-        np.linspace(0.5, 0.95, 10) if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, np.float64))
-    )
+    thresholds = thresholds_of(iou_thrs)
     caps = sorted(int(n) for n in proposal_nums)
     file = read_truth(ann_file)
     run = _run_hotcoco if evaluator == "hotcoco" else _run_pycocotools
     tables: dict[str, MetricTable] = {}
     for metric in metrics:
-        problem = _pose(metric, file, class_names, results)
-        precision, recall = run(problem, thresholds, caps)
+        comparison = pose(metric, file, class_names, results)
+        precision, recall = run(comparison, thresholds, caps)
         tables[metric] = MetricTable(
             metric=metric,
             class_names=_axis_names(metric, file, class_names),
@@ -125,9 +115,67 @@ def coco_report(
     return CocoReport(tables=tables)
 
 
+def thresholds_of(iou_thrs: Sequence[float] | float | None) -> Floats:
+    """(T,) thresholds; None for 0.5 to 0.95 in steps of 0.05.
+
+    Raises:
+        ConfigError: one is not in (0, 1].
+    """
+    if iou_thrs is None:
+        return np.linspace(0.5, 0.95, 10)
+    found = np.atleast_1d(np.asarray(iou_thrs, np.float64))
+    if not len(found) or not ((found > 0) & (found <= 1)).all():
+        raise ConfigError(f"iou_thrs: found {iou_thrs}, expected numbers above 0 and up to 1")
+    return found
+
+
+def counts_of(proposal_nums: Sequence[int]) -> list[int]:
+    """Numbers of boxes per image, as given.
+
+    Raises:
+        ConfigError: they are no list of whole numbers above 0.
+    """
+    found = list(proposal_nums) if isinstance(proposal_nums, list | tuple) else []
+    if not found or not all(isinstance(n, int) and n > 0 for n in found):
+        raise ConfigError(
+            f"proposal_nums: found {proposal_nums!r}, expected a list of whole numbers above 0, such as "
+            "[100,300,1000]"
+        )
+    return found
+
+
+def _fast_recall(
+    ann_file: str | Path,
+    class_names: Sequence[str],
+    results: Mapping[ImageId, Detections],
+    proposal_nums: Sequence[int],
+    thresholds: Floats,
+) -> dict[str, float]:
+    """AR@<n>: mean over the thresholds of the share of objects that each image's n best boxes cover.
+
+    Objects are those of the named classes without crowds and ignored ones, as in the reference.
+    """
+    counts_of(proposal_nums)
+    comparison = pose("proposal", read_truth(ann_file), class_names, results)
+    truth = _boxes_by_image(comparison, [r for r in comparison.truth if not (r["iscrowd"] or r["ignore"])])
+    found = _boxes_by_image(comparison, comparison.detections)
+    recalls = proposal_recalls(truth, found, proposal_nums=proposal_nums, iou_thrs=thresholds.tolist())
+    return {f"AR@{n}": float(value) for n, value in zip(proposal_nums, recalls.mean(axis=1), strict=True)}
+
+
+def _boxes_by_image(comparison: Comparison, records: Sequence[Mapping[str, Any]]) -> list[Floats]:
+    """(n, 5) boxes xyxy and scores (0 for objects) of each image."""
+    rows: list[list[list[float]]] = [[] for _ in comparison.images]
+    for record in records:
+        x, y, width, height = record["bbox"]
+        rows[record["image_id"] - 1].append([x, y, x + width, y + height, record.get("score", 0.0)])
+    return [np.array(found, np.float64).reshape(-1, 5) for found in rows]
+
+
 def _check_options(metrics: Sequence[str], evaluator: str, proposal_nums: Sequence[int]) -> None:
     """Refuse what neither evaluator can do."""
-    unknown = [metric for metric in metrics if metric not in METRICS]
+    counts_of(proposal_nums)
+    unknown = [metric for metric in metrics if metric not in TABLES]
     if unknown or not metrics:
         raise ConfigError(f"metric: found {unknown or 'none'}, expected one or more of {list(METRICS)}")
     if evaluator not in EVALUATORS:
@@ -138,106 +186,6 @@ def _check_options(metrics: Sequence[str], evaluator: str, proposal_nums: Sequen
         )
 
 
-def _pose(
-    metric: str, file: AnnotationFile, class_names: Sequence[str], results: Mapping[ImageId, Detections]
-) -> _Problem:
-    """Select, check and renumber what one metric compares."""
-    wanted = sorted(file.category_ids(class_names))
-    if len(set(wanted)) != len(class_names):
-        raise DatasetError(f"{file.path}: found classes {list(class_names)}, expected each category once")
-    foreign = [image_id for image_id in results if image_id not in file.images]
-    if foreign:
-        raise DatasetError(
-            f"{file.path}: found results for image {foreign[0]!r} ({len(foreign)} such), expected ids of "
-            "this file; the results belong to another split or annotation file"
-        )
-    number = {image_id: i for i, image_id in enumerate(sorted(file.images), start=1)}  # type: ignore[type-var]
-    images = [{"id": n, **_size(file.images[image_id])} for image_id, n in number.items()]
-    truth = _truth(metric, file, set(wanted), number)
-    detections = _records(metric, file, file.category_ids(class_names), results, number)
-    if metric == "proposal":  # one class: without labels, objects in the order of their categories
-        truth = sorted(truth, key=lambda record: int(record["category_id"]))
-        for record in (*truth, *detections):
-            record["category_id"] = 1
-        wanted = [1]
-    return _Problem(metric, images, wanted, _numbered(truth), _numbered(detections))
-
-
-def _truth(
-    metric: str, file: AnnotationFile, wanted: set[int], number: Mapping[ImageId, int]
-) -> list[dict[str, Any]]:
-    """Annotations of the wanted categories with only the keys the metric reads."""
-    records = []
-    for found in file.annotations:
-        try:
-            if found["category_id"] not in wanted:
-                continue
-            x, y, width, height = (float(v) for v in found["bbox"])
-            record = {
-                "image_id": number[found["image_id"]],
-                "category_id": found["category_id"],
-                "bbox": [x, y, width, height],
-                "area": float(found.get("area", width * height)),
-                "iscrowd": int(found.get("iscrowd", 0)),
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(
-                f"{file.path}: annotation {found.get('id')} has a missing or wrong value ({error!r}), "
-                "expected image_id of an image in the file, category_id and bbox [x, y, width, height]"
-            ) from error
-        if metric == "segm":
-            size = file.image_hw(found["image_id"])
-            where = f"{file.path}: segmentation of annotation {found.get('id')}"
-            segmentation = masks.whole_polygons(found.get("segmentation"), where=where)
-            wrong = masks.segmentation_problem(segmentation, size)
-            if wrong is not None:
-                raise DatasetError(f"{where}: {wrong}")
-            record["segmentation"] = segmentation
-        records.append(record)
-    return records
-
-
-def _records(
-    metric: str,
-    file: AnnotationFile,
-    category_ids: Sequence[int],
-    results: Mapping[ImageId, Detections],
-    number: Mapping[ImageId, int],
-) -> list[dict[str, Any]]:
-    """Results as COCO records, images in the order of ``results``."""
-    records: list[dict[str, Any]] = []
-    for image_id, detections in results.items():
-        where = f"results of image {image_id!r}"
-        if metric == "segm":
-            found = segm_records(detections, category_ids, where=where)
-            areas = masks.areas([record["segmentation"] for record in found])
-            tight = masks.boxes_xywh([record["segmentation"] for record in found]).tolist()
-            for record, area, box in zip(found, areas.tolist(), tight, strict=True):
-                record.update(area=float(area), bbox=box)
-            if any(tuple(r["segmentation"]["size"]) != file.image_hw(image_id) for r in found):
-                raise DatasetError(
-                    f"{where}: found masks that are not of the image's size {file.image_hw(image_id)}"
-                )
-        else:
-            found = box_records(detections, category_ids, where=where)
-            for record in found:
-                record["area"] = record["bbox"][2] * record["bbox"][3]
-        for record in found:
-            record.update(image_id=number[image_id], iscrowd=0)
-        records.extend(found)
-    return records
-
-
-def _size(image: Mapping[str, Any]) -> dict[str, int]:
-    """Height and width of an image record, as far as it has them."""
-    return {key: int(image[key]) for key in ("height", "width") if key in image}
-
-
-def _numbered(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with ids from 1."""
-    return [{**record, "id": i} for i, record in enumerate(records, start=1)]
-
-
 def _axis_names(metric: str, file: AnnotationFile, class_names: Sequence[str]) -> tuple[str, ...]:
     """Names along the class axis: ascending category id, as both evaluators sort."""
     if metric == "proposal":
@@ -245,13 +193,13 @@ def _axis_names(metric: str, file: AnnotationFile, class_names: Sequence[str]) -
     return tuple(sorted(class_names, key=lambda name: file.categories[name]))
 
 
-def _run_hotcoco(problem: _Problem, thresholds: Floats, caps: list[int]) -> tuple[Floats, Floats]:
+def _run_hotcoco(comparison: Comparison, thresholds: Floats, caps: list[int]) -> tuple[Floats, Floats]:
     """Precision (T, R, K, A, M) and recall (T, K, A, M) by hotcoco."""
     import hotcoco
 
-    truth = hotcoco.COCO(problem.dataset(problem.truth))
-    detections = hotcoco.COCO(problem.dataset(problem.detections))
-    run = hotcoco.COCOeval(truth, detections, problem.kind)
+    truth = hotcoco.COCO(comparison.dataset(comparison.truth))
+    detections = hotcoco.COCO(comparison.dataset(comparison.detections))
+    run = hotcoco.COCOeval(truth, detections, comparison.kind)
     run.params.max_dets = caps
     run.params.iou_thrs = thresholds.tolist()
     run.evaluate()
@@ -260,19 +208,19 @@ def _run_hotcoco(problem: _Problem, thresholds: Floats, caps: list[int]) -> tupl
     return np.asarray(found["precision"]), np.asarray(found["recall"])
 
 
-def _run_pycocotools(problem: _Problem, thresholds: Floats, caps: list[int]) -> tuple[Floats, Floats]:
+def _run_pycocotools(comparison: Comparison, thresholds: Floats, caps: list[int]) -> tuple[Floats, Floats]:
     """Precision (T, R, K, A, M) and recall (T, K, A, M) by the COCO API's own Python code."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         loaded = []
-        for annotations in (problem.truth, problem.detections):
+        for annotations in (comparison.truth, comparison.detections):
             coco = COCO()
-            coco.dataset = problem.dataset(annotations)
+            coco.dataset = comparison.dataset(annotations)
             coco.createIndex()
             loaded.append(coco)
-        run = COCOeval(*loaded, problem.kind)
+        run = COCOeval(*loaded, comparison.kind)
         run.params.maxDets = caps
         run.params.iouThrs = thresholds
         run.evaluate()

@@ -1,7 +1,7 @@
 """Recall of class-free proposals without the COCO protocol (MMDetection's ``proposal_fast``).
 
 Shapes: G objects and N proposals of one image.
-Boxes: xyxy, absolute pixels, no +1.
+Boxes: xyxy, absolute pixels.
 Source: checked against MMDetection's ``eval_recalls`` (core/evaluation/recall.py).
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.evaluation.overlaps import overlaps
+
 Floats = NDArray[np.float64]
 
 
@@ -22,6 +24,7 @@ def proposal_recalls(
     *,
     proposal_nums: Sequence[int] = (100, 300, 1000),
     iou_thrs: Sequence[float] = (0.5,),
+    legacy: bool = False,
 ) -> Floats:
     """Share of the objects that the best proposals of their image cover, each proposal used once.
 
@@ -30,6 +33,7 @@ def proposal_recalls(
         proposals: (N, 5) boxes with scores per image, or (N, 4) already in order of preference.
         proposal_nums: how many proposals of an image count.
         iou_thrs: overlap from which an object counts as covered.
+        legacy: whether a box is one pixel wider and higher than its corners say (VOC).
 
     Returns:
         (len(proposal_nums), len(iou_thrs)) recalls in [0, 1]; zeros where there is no object.
@@ -39,16 +43,16 @@ def proposal_recalls(
     recalls = np.zeros((len(proposal_nums), len(thresholds)))
     for boxes, found in zip(truth, proposals, strict=True):
         ordered = found[np.argsort(found[:, 4])[::-1]] if found.shape[-1] == 5 else found
-        overlaps = _overlaps(boxes[:, :4].astype(np.float64), ordered[:, :4].astype(np.float64))
+        shares = overlaps(boxes, ordered, legacy=legacy).astype(np.float64)
         for row, number in enumerate(proposal_nums):
-            covered = _best_pairs(overlaps[:, :number])
+            covered = _best_pairs(shares[:, :number])
             recalls[row] += (covered[:, None] >= thresholds).sum(axis=0)
     return recalls / max(1, total)
 
 
-def _best_pairs(overlaps: Floats) -> Floats:
+def _best_pairs(shares: Floats) -> Floats:
     """(G,) overlap of each object with its proposal, greedily by overlap; -1 when none is left."""
-    rest = overlaps.copy()
+    rest = shares.copy()
     best = np.full(len(rest), -1.0)
     for _ in range(min(rest.shape)):
         obj, proposal = np.unravel_index(rest.argmax(), rest.shape)
@@ -56,13 +60,3 @@ def _best_pairs(overlaps: Floats) -> Floats:
         rest[obj, :] = -1
         rest[:, proposal] = -1
     return best
-
-
-def _overlaps(a: Floats, b: Floats) -> Floats:
-    """(len(a), len(b)) intersection over union."""
-    corner = np.maximum(a[:, None, :2], b[None, :, :2])
-    sides = np.clip(np.minimum(a[:, None, 2:], b[None, :, 2:]) - corner, 0, None)
-    shared = sides[..., 0] * sides[..., 1]
-    area_a, area_b = ((v[:, 2] - v[:, 0]) * (v[:, 3] - v[:, 1]) for v in (a, b))
-    union: Floats = np.maximum(area_a[:, None] + area_b[None] - shared, 1e-6)
-    return np.asarray(shared / union)

@@ -129,6 +129,7 @@ class CocoReport:
             metric_items: names from ITEMS; default the six APs (for proposals the six ARs).
             classwise: also ``<metric>_AP/<class>`` (classes without ground truth are left out).
         """
+        metric_items = [metric_items] if isinstance(metric_items, str) else metric_items
         unknown = [item for item in metric_items or () if item not in ITEMS]
         if unknown:
             raise ConfigError(f"metric_items: found {unknown}, expected names from {list(ITEMS)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from detector.structures.samples import Detections, Rle
 BoxLists = list[NDArray[np.float32]]
 MaskLists = list[list[Rle]]
 ScoredMasks = tuple[MaskLists, list[NDArray[np.float32]]]
-MmdetResult = BoxLists | tuple[BoxLists, MaskLists] | tuple[BoxLists, ScoredMasks]
+MmdetResult = BoxLists | tuple[BoxLists, MaskLists] | tuple[BoxLists, ScoredMasks] | dict[str, Any]
 
 SUFFIXES = (".pkl", ".pickle")
 
@@ -78,17 +78,24 @@ def require_masks(detections: Detections, *, where: str) -> list[Rle]:
     return detections.masks
 
 
+def to_boxes(detections: Detections, num_classes: int) -> BoxLists:
+    """Boxes and scores of one image: a float32 (n, 5) array per class."""
+    rows, labels = proposal_array(detections), detections.labels.detach().cpu().numpy()
+    return [np.ascontiguousarray(rows[labels == label]) for label in range(num_classes)]
+
+
 def to_mmdet(detections: Detections, num_classes: int) -> MmdetResult:
     """MMDetection's form of one image: a float32 (n, 5) array per class; with masks, a tuple.
 
-    Of a mask scoring model the tuple's second part is itself one: masks and their scores, per class.
+    Of a mask scoring model the tuple's second part is itself one: masks and their scores, per class. A
+    panoptic model's is a dict of the map and of that.
     """
-    boxes, scores, labels = (
-        t.detach().cpu() for t in (detections.boxes, detections.scores, detections.labels)
-    )
-    rows = torch.cat([boxes.float(), scores.float()[:, None]], dim=1).numpy()
-    chosen = [np.flatnonzero(labels.numpy() == label) for label in range(num_classes)]
-    box_lists = [np.ascontiguousarray(rows[index]) for index in chosen]
+    if isinstance(detections, PanopticDetections) and detections.panoptic is not None:
+        known = {key: value for key, value in vars(detections).items() if key != "panoptic"}
+        return {"pan_results": detections.panoptic, "ins_results": to_mmdet(Detections(**known), num_classes)}
+    box_lists = to_boxes(detections, num_classes)
+    labels = detections.labels.detach().cpu().numpy()
+    chosen = [np.flatnonzero(labels == label) for label in range(num_classes)]
     if detections.masks is None:
         return box_lists
     rles = detections.masks
@@ -106,12 +113,23 @@ def proposal_array(detections: Detections) -> NDArray[np.float32]:
     return rows
 
 
+@dataclass
+class PanopticDetections(Detections):
+    """A panoptic model's result: also (H, W) label + 1000 * instance, the number of classes for nothing."""
+
+    panoptic: NDArray[np.integer[Any]] | None = None
+
+
 def from_mmdet(result: Any, *, where: str = "result") -> Detections:
     """The house form of one image's MMDetection result, class by class.
+
+    A panoptic result (a dict with ``pan_results`` and perhaps ``ins_results``) gives PanopticDetections.
 
     Raises:
         DatasetError: the value is not a list of (n, 5) arrays, or a tuple of that and a list of RLE lists.
     """
+    if isinstance(result, dict):
+        return _from_panoptic(result, where)
     box_lists, mask_lists = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(box_lists, list) or any(getattr(a, "shape", ())[1:] != (5,) for a in box_lists):
         raise DatasetError(
@@ -141,6 +159,15 @@ def from_mmdet(result: Any, *, where: str = "result") -> Detections:
         masks=rles,
         mask_scores=None if own is None else torch.from_numpy(own),
     )
+
+
+def _from_panoptic(result: dict[str, Any], where: str) -> PanopticDetections:
+    """The house form of MMDetection's panoptic result."""
+    pixels = result.get("pan_results")
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.dtype.kind not in "iu":
+        raise DatasetError(f"{where}: found keys {sorted(result)}, expected `pan_results`, a map of integers")
+    instances = from_mmdet(result.get("ins_results", []), where=where)
+    return PanopticDetections(**vars(instances), panoptic=pixels)
 
 
 def check_suffix(path: str | Path) -> Path:

@@ -26,6 +26,8 @@ from detector.structures.samples import Rle
 Bitmap = NDArray[np.uint8]
 logger = logging.getLogger(__name__)
 
+# pycocotools 2.0.11 keeps the number of masks in a uint8 there, which NumPy 2 refuses from 256 on
+_AREAS_AT_ONCE = 255
 _CHUNK_BYTES = 64 * 2**20  # encoding copies to column-major; this bounds the copy
 
 
@@ -58,7 +60,8 @@ def areas(rles: Sequence[Rle]) -> NDArray[np.int64]:
     """(N,) numbers of set pixels."""
     if not rles:
         return np.zeros(0, np.int64)
-    return np.asarray(coco_mask.area(list(rles)), np.int64)
+    parts = [list(rles[i : i + _AREAS_AT_ONCE]) for i in range(0, len(rles), _AREAS_AT_ONCE)]
+    return np.concatenate([np.asarray(coco_mask.area(part), np.int64) for part in parts])
 
 
 def boxes_xywh(rles: Sequence[Rle]) -> NDArray[np.float64]:

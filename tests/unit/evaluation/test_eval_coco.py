@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.annotations import read_annotations
@@ -85,9 +83,8 @@ def recorded_results(metric: str) -> dict[int | str, Detections]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("evaluator", "metric"), [("hotcoco", "bbox"), ("hotcoco", "segm"), ("pycocotools", "segm")]
-)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("metric", ["bbox", "segm"])
 def test_recorded_coco_numbers_are_met(evaluator, metric):
     expected = json.loads((VAL.parent / "expected_pycocotools_2.0.11.json").read_text())[metric]
     names = list(read_annotations(VAL).categories)
@@ -230,80 +227,94 @@ def test_results_that_do_not_fit_are_named(tmp_path, results, metric, message):
         evaluate_coco(path, ("cat", "dog"), {5: results}, metrics=[metric])
 
 
+def test_fast_recall_is_that_of_the_references_own_code(tmp_path):
+    """Three objects; crowds, ignored ones and other classes do not count; each box covers one object."""
+    objects = [
+        box(5, 7, [0, 0, 50, 50], 1),
+        box(5, 3, [50, 50, 40, 40], 2),
+        box(10, 7, [0, 0, 50, 50], 3),
+        box(10, 7, [60, 60, 20, 20], 4, iscrowd=1),
+        box(10, 7, [60, 20, 20, 20], 5, ignore=1),
+    ]
+    path = write_file(tmp_path, objects)
+    rows = [([0, 0, 50, 40], 0.9, 0), ([0, 0, 50, 50], 0.8, 0), ([50, 50, 90, 90], 0.7, 0)]
+    found = evaluate_coco(
+        path, ("cat", "dog"), {5: detections(rows)}, metrics=["proposal_fast"], proposal_nums=(1, 2, 3)
+    )
+    # covered with IoU 0.8 (seven of ten overlaps) by the first box, wholly by the second
+    assert found == {
+        "AR@1": pytest.approx(0.7 / 3),
+        "AR@2": pytest.approx(1 / 3),
+        "AR@3": pytest.approx(2 / 3),
+    }
+    half = evaluate_coco(
+        path, ("cat",), {5: detections(rows)}, metrics=["proposal_fast"], proposal_nums=[7], iou_thrs=[0.5]
+    )
+    assert half == {"AR@7": 0.5}
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_a_perfect_result_of_real_annotations_scores_one(evaluator):
+    file = read_annotations(VAL)
+    names = sorted({a["category_id"] for a in file.annotations if not a["iscrowd"]})
+    names = [name for name, i in file.categories.items() if i in names]
+    perfect = {i: file.truth(i, names, with_masks=True) for i in file.images}
+    for metrics in (["bbox", "segm", "proposal"], ["proposal_fast"]):
+        found = evaluate_coco(VAL, names, perfect, metrics=metrics, evaluator=evaluator, classwise=True)
+        assert {value for value in found.values() if isinstance(value, float)} == {1.0}
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("metric", ["bbox", "segm", "proposal", "proposal_fast"])
+@pytest.mark.parametrize(
+    "objects",
+    [[box(5, 3, [0, 0, 9, 9], 1)], [box(5, 7, [0, 0, 9, 9], 1, iscrowd=1)]],
+    ids=["others", "crowd"],
+)
+def test_nothing_to_find_is_an_error_and_no_minus_one(tmp_path, evaluator, metric, objects):
+    """All numbers would be -1."""
+    path = write_file(tmp_path, objects)
+    with pytest.raises(DatasetError, match=r"no object of the classes cat .*--format-only"):
+        evaluate_coco(path, ("cat",), {}, metrics=[metric], evaluator=evaluator)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_an_image_may_have_more_masks_than_255(tmp_path, evaluator):
+    square = [[10, 10, 50, 10, 50, 50, 10, 50]]
+    path = write_file(tmp_path, [box(5, 7, [10, 10, 40, 40], 1, segmentation=square)])
+    rows = [([10, 10, 50, 50], 1 - i / 1000, 0) for i in range(300)]
+    found = {5: detections(rows, [masks.from_segmentation(square, (100, 100))] * 300)}
+    assert evaluate_coco(path, ("cat",), found, metrics=["segm"], evaluator=evaluator)["segm_mAP"] == 1.0
+
+
+def test_two_metrics_of_the_same_names_exclude_each_other(tmp_path):
+    path = write_file(tmp_path, [box(5, 7, [0, 0, 9, 9], 1)])
+    with pytest.raises(ConfigError, match="one of them"):
+        evaluate_coco(path, ("cat",), {}, metrics=["proposal", "proposal_fast"])
+
+
+@pytest.mark.parametrize("iou_thrs", [[], [0.0], [1.5]], ids=str)
+def test_overlaps_outside_their_range_are_named(tmp_path, iou_thrs):
+    path = write_file(tmp_path, [box(5, 7, [0, 0, 9, 9], 1)])
+    with pytest.raises(ConfigError, match="iou_thrs"):
+        evaluate_coco(path, ("cat",), {}, iou_thrs=iou_thrs)
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"metrics": ["bobx"]}, {"evaluator": "other"}, {"proposal_nums": (100,)}, {"metric_items": ["AP"]}],
+    [
+        {"metrics": ["bobx"]},
+        {"evaluator": "other"},
+        {"proposal_nums": (100,)},
+        {"proposal_nums": 100},
+        {"metric_items": ["AP"]},
+        {"metric_items": "AP"},
+    ],
 )
 def test_unknown_options_are_named(tmp_path, options):
     path = write_file(tmp_path, [box(5, 7, [0, 0, 50, 50], 1)])
     with pytest.raises(ConfigError, match=re.escape(next(iter(options)).removesuffix("s"))):
         evaluate_coco(path, ("cat",), {}, **options)
-
-
-def random_case(seed: int, folder: Path) -> tuple[Path, dict[int | str, Detections]]:
-    """A small data set with crowds, tied scores, empty images, equal boxes and sizes at the area limits."""
-    rng = np.random.default_rng(seed)
-    sides = np.array([4, 31, 32, 33, 50, 95, 96])
-    images = [{"id": int(i), "file_name": f"{i}", "height": 128, "width": 128} for i in rng.permutation(4)]
-    objects: list[dict[str, Any]] = []
-    results: dict[int | str, Detections] = {}
-    for image in images:
-        found = []
-        for _ in range(rng.integers(0, 5)):
-            w, h = (int(v) for v in rng.choice(sides, 2))
-            x, y = (int(rng.integers(0, 129 - v)) for v in (w, h))
-            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-            crowd = int(rng.random() < 0.2)
-            objects.append(
-                box(
-                    image["id"],
-                    int(rng.choice([3, 7])),
-                    [x, y, w, h],
-                    len(objects),
-                    iscrowd=crowd,
-                    segmentation=outline,
-                )
-            )
-            found += [[x, y, x + w, y + h]] * int(rng.integers(0, 3))
-        found += [
-            [int(v) for v in (*rng.integers(0, 60, 2), *rng.integers(60, 128, 2))]
-            for _ in range(rng.integers(0, 3))
-        ]
-        shift = rng.integers(-6, 7, (len(found), 4)) * (rng.random((len(found), 1)) < 0.7)
-        boxes = np.clip(np.array(found).reshape(-1, 4) + shift, 0, 128)
-        bitmaps = np.zeros((len(found), 128, 128), np.uint8)
-        for bitmap, (x1, y1, x2, y2) in zip(bitmaps, boxes, strict=True):
-            bitmap[y1:y2, x1:x2] = 1
-        rows = [(b.tolist(), float(rng.choice([0.3, 0.6, 0.9])), int(rng.integers(0, 2))) for b in boxes]
-        results[image["id"]] = detections(rows, masks.encode_batch(bitmaps))
-    objects.append(
-        box(images[0]["id"], 7, [0, 0, 64, 64], len(objects), segmentation=[[0, 0, 64, 0, 64, 64, 0, 64]])
-    )
-    return write_file(folder, objects, images=images), results
-
-
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10**6))
-def test_both_evaluators_agree_on_random_cases(seed, tmp_path_factory):
-    path, results = random_case(seed, tmp_path_factory.mktemp("case"))
-    reports = [
-        coco_report(
-            path,
-            ("cat", "dog"),
-            results,
-            metrics=["bbox", "segm", "proposal"],
-            evaluator=e,
-            proposal_nums=(1, 3, 100),
-        )
-        for e in EVALUATORS
-    ]
-    for metric in ("bbox", "segm", "proposal"):
-        np.testing.assert_allclose(
-            reports[0].tables[metric].precision, reports[1].tables[metric].precision, rtol=0, atol=1e-12
-        )
-        np.testing.assert_allclose(
-            reports[0].tables[metric].recall, reports[1].tables[metric].recall, rtol=0, atol=1e-12
-        )
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)

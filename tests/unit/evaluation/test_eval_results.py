@@ -12,7 +12,7 @@ import torch
 
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation import pickles
-from detector.evaluation.results import from_mmdet, load_results, save_results, to_mmdet
+from detector.evaluation.results import PanopticDetections, from_mmdet, load_results, save_results, to_mmdet
 from detector.structures import masks
 from detector.structures.samples import Detections
 
@@ -47,6 +47,20 @@ def test_masks_follow_their_boxes_and_come_back():
     assert after.labels.tolist() == [0, 2, 2]
     assert after.boxes.tolist() == before.boxes[order].tolist()
     assert after.masks == [before.masks[i] for i in order]
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_panoptic_maps_keep_the_references_layout(tmp_path, with_masks):
+    plain = three_detections(with_masks=with_masks)
+    before = PanopticDetections(**vars(plain), panoptic=np.arange(6, dtype=np.int32).reshape(2, 3))
+    path = save_results(tmp_path / "r.pkl", [to_mmdet(before, 3)])
+    (read,) = pickle.loads(path.read_bytes())  # as the reference's tools do
+    assert sorted(read) == ["ins_results", "pan_results"]
+    assert isinstance(read["ins_results"], tuple if with_masks else list)
+    after = from_mmdet(load_results(path)[0])
+    assert isinstance(after, PanopticDetections)
+    assert after.panoptic.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert after.boxes.tolist() == plain.boxes[[1, 0, 2]].tolist()
 
 
 def test_nothing_found_keeps_the_layout():

@@ -50,6 +50,12 @@ def test_boxes_are_tight_and_empty_masks_have_none():
     assert masks.boxes_xywh([]).shape == (0, 4)
 
 
+def test_areas_of_more_masks_than_pycocotools_counts():
+    bitmaps = np.arange(600)[:, None, None] % 7 > np.arange(6).reshape(2, 3)
+    found = masks.areas(masks.encode_batch(bitmaps))
+    assert found.tolist() == bitmaps.sum(axis=(1, 2)).tolist()
+
+
 def test_merge_and_overlap():
     a, b = np.zeros((2, 4, 4), np.uint8)
     a[:2], b[1:3] = 1, 1
