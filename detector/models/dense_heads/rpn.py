@@ -19,6 +19,7 @@ from torch.nn import functional
 from detector.layers.conv import ConvModule
 from detector.layers.init import InitRules, apply_rules, init_conv_modules
 from detector.models.dense_heads.anchor_targets import anchor_targets, flatten_levels, map_sizes
+from detector.models.dense_heads.selection import best_rows
 from detector.ops.nms import batched_nms
 from detector.structures.samples import ImageMeta, Targets
 from detector.structures.specs import InitSpec, NmsSpec, Spec
@@ -176,7 +177,8 @@ class RPNHead(nn.Module):
             )
             level_deltas, rows = flatten_levels([reg.detach().float()], 4), None
             if 0 < spec.nms_pre < level_scores.shape[1]:
-                level_scores, rows = level_scores.topk(spec.nms_pre, dim=1)
+                rows = best_rows(level_scores, spec.nms_pre)
+                level_scores = level_scores.gather(1, rows)
                 level_deltas = level_deltas.gather(1, rows[..., None].expand(-1, -1, 4))
             scores.append(level_scores)
             deltas.append(level_deltas)

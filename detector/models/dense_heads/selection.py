@@ -75,6 +75,27 @@ def softmax_scores(logits: Tensor) -> Tensor:
     return logits.softmax(dim=-1)[..., :-1]
 
 
+def best_rows(scores: Tensor, limit: int) -> Tensor:
+    """The best of every image, best first; equal scores keep their order.
+
+    Saturated scores are often equal in float32, and which of them come first decides whom they suppress.
+
+    Args:
+        scores: (B, P).
+        limit: K, below P.
+
+    Returns:
+        (B, K) int64.
+    """
+    if scores.is_cuda:
+        return scores.argsort(dim=1, descending=True, stable=True)[:, :limit]
+    best = []
+    for own in scores:  # sorting all of them takes several times as long on a CPU
+        rows = torch.nonzero(~(own < own.topk(limit).values[-1])).flatten()  # not >=: a NaN stays, as in topk
+        best.append(rows[own[rows].argsort(descending=True, stable=True)][:limit])
+    return torch.stack(best)
+
+
 def pick(scores: Tensor, score_thr: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best pairs of prior and class of one level.
 

@@ -21,7 +21,7 @@ from detector.models.dense_heads.pisa_retina import PISARetinaHead, PISATrainSpe
 from detector.models.dense_heads.retina import RetinaHead
 from detector.models.dense_heads.retina_sepbn import RetinaSepBNHead
 from detector.models.dense_heads.sabl_retina import ApproxTrainSpec, SABLRetinaHead
-from detector.models.dense_heads.selection import Candidates, DenseTestSpec, pick, suppress
+from detector.models.dense_heads.selection import Candidates, DenseTestSpec, best_rows, pick, suppress
 from detector.models.dense_heads.ssd import CarlSpec, RankSpec
 from detector.models.detectors.distillation import KnowledgeDistillationSingleStageDetector
 from detector.models.necks.dyhead import DyHead
@@ -318,3 +318,12 @@ def test_dyhead_keeps_sizes_and_starts_regular():
     feats = [torch.randn(2, 16, 9, 7), torch.randn(2, 16, 5, 4), torch.randn(2, 16, 3, 2)]
     assert [m.shape for m in neck(feats)] == [m.shape for m in feats]
     assert neck.dyhead_blocks[0].spatial_conv_offset.weight.abs().max() == 0
+
+
+@pytest.mark.parametrize("nans", [0, 3, 600])
+def test_the_best_rows_keep_the_order_of_equal_scores(nans):
+    torch.manual_seed(0)
+    scores = torch.randint(0, 4, (2, 600)).float()
+    scores[1, :nans] = float("nan")
+    wanted = scores.argsort(dim=1, descending=True, stable=True)[:, :250]
+    assert torch.equal(best_rows(scores, 250), wanted)
