@@ -1,0 +1,198 @@
+"""Whether a detector's results depend on what else is run: batch sizes, neighbours of other shapes, threads.
+
+``python -m tests.parity.invariance [NAME ...]`` prints one row per golden model: the worst differences of
+scores, boxes (pixels) and masks (IoU) between images run one by one and run in batches of 2 and 5, and how
+many detections have no partner; then whether the asynchronous results are the same.
+
+The weights are random, so a model has near-ties: boxes whose order or suppression hangs on the last bit. A
+detection without a partner counts only if it is not one of those that rounding noise on the input moves too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from detector.config import load_config
+from detector.inference import async_inference_detector, concurrent, detect, inference_detector
+from detector.structures.samples import Detections
+from tests.parity.harness import GOLDEN, load, mask_iou, reference_configs
+
+SCORES, BOXES = 1e-5, 1e-3
+#: (height, width) of the images of one list: landscape, portrait, and a panorama between them
+SHAPES = ((96, 128), (128, 96), (96, 128), (64, 160), (128, 96))
+STEMS = sorted(path.stem for path in (GOLDEN / "models").glob("*.npz"))
+
+
+@dataclass
+class Spread:
+    """Worst differences of one model.
+
+    Attributes:
+        scores: of partners.
+        boxes: of partners, in pixels.
+        masks: smallest IoU of partners.
+        alone: detections without a partner, of ``total``, that noise does not explain.
+        ties: those that it does.
+        total: detections of all comparisons.
+    """
+
+    scores: float = 0.0
+    boxes: float = 0.0
+    masks: float = 1.0
+    alone: int = 0
+    ties: int = 0
+    total: int = 0
+
+
+def ready(stem: str) -> Any:
+    """A golden model for inference: with its config's test pipeline at the golden size."""
+    _, info, model = load(stem)
+    config = load_config(reference_configs() / info["config"])
+    data = copy.deepcopy(config.data)
+    test = data["data"]["test"]
+    for step in test["pipeline"]:
+        if step["type"] == "MultiScaleFlipAug":
+            step["img_scale"] = tuple(sorted(info["pad"], reverse=True))
+    object.__setattr__(config, "data", data)
+    model.cfg = config
+    return model.eval()
+
+
+def images(seed: int = 0) -> list[np.ndarray]:
+    """Smooth noise of ``SHAPES``."""
+    rng = np.random.default_rng(seed)
+    small = [rng.integers(0, 256, (h // 8, w // 8, 3), np.uint8) for h, w in SHAPES]
+    return [s.repeat(8, axis=0).repeat(8, axis=1) for s in small]
+
+
+def partners(a: Detections, b: Detections) -> list[tuple[int, int]]:
+    """Pairs of rows with one label, scores and boxes within the limits; each row once, the nearest first."""
+    gaps = (a.scores[:, None] - b.scores[None]).abs()
+    far = (a.boxes[:, None] - b.boxes[None]).abs().amax(dim=2)
+    fits = (gaps <= SCORES) & (far <= BOXES) & (a.labels[:, None] == b.labels[None])
+    cost = torch.where(fits, gaps / SCORES + far / BOXES, torch.inf).numpy().copy()
+    pairs = []
+    for i in range(len(a)):
+        j = int(cost[i].argmin()) if len(b) else 0
+        if len(b) and np.isfinite(cost[i, j]):
+            pairs.append((i, j))
+            cost[:, j] = np.inf
+    return pairs
+
+
+def compare(
+    wanted: Detections, found: Detections, noisy: Callable[[], Sequence[Detections]], worst: Spread
+) -> None:
+    """Add the differences of one image; ``noisy`` gives its detections under rounding noise."""
+    pairs = partners(wanted, found)
+    worst.total += len(wanted)
+    lost = sorted(set(range(len(wanted))) - {i for i, _ in pairs})
+    unstable: set[int] = set()
+    for other in noisy() if lost else ():
+        unstable |= set(range(len(wanted))) - {i for i, _ in partners(wanted, other)}
+    lost_alone = [i for i in lost if i not in unstable]
+    worst.alone += len(lost_alone)
+    worst.ties += len(lost) - len(lost_alone)
+    for i, j in pairs:
+        worst.scores = max(worst.scores, float((wanted.scores[i] - found.scores[j]).abs()))
+        worst.boxes = max(worst.boxes, float((wanted.boxes[i] - found.boxes[j]).abs().max()))
+        if wanted.masks is not None and found.masks is not None:
+            worst.masks = min(worst.masks, mask_iou(wanted.masks[i], found.masks[j]))
+
+
+def noisy_runs(model: Any, picture: np.ndarray) -> list[Detections]:
+    """Detections of one image, with rounding noise on the network's input."""
+    original = type(model).extract_feat
+    runs = []
+    for seed in (1, 2, 3):
+        generator = torch.Generator().manual_seed(seed)
+
+        def moved(inputs: torch.Tensor, generator: torch.Generator = generator) -> Any:
+            noise = torch.randn(inputs.shape, generator=generator)
+            return original(model, inputs * (1 + 3e-7 * noise))
+
+        model.extract_feat = moved
+        runs.append(detect(model, [picture])[0])
+        del model.extract_feat
+    return runs
+
+
+def spread(model: Any, sizes: Sequence[int] = (2, 5)) -> Spread:
+    """Differences between batches of one and of ``sizes``."""
+    pictures = images()
+    alone = [detect(model, [picture])[0] for picture in pictures]
+    worst = Spread()
+    for size in sizes:
+        together = detect(model, pictures, batch_size=size)
+        for i, (wanted, found) in enumerate(zip(alone, together, strict=True)):
+            compare(wanted, found, partial(noisy_runs, model, pictures[i]), worst)
+    return worst
+
+
+def asynchronous(model: Any, pictures: Sequence[Any], slots: int = 3) -> list[Any]:
+    """Results of ``async_inference_detector``, several at once."""
+
+    async def one(queue: asyncio.Queue[Any], picture: Any) -> Any:
+        async with concurrent(queue):
+            return await async_inference_detector(model, picture)
+
+    async def run() -> list[Any]:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        for slot in range(slots):
+            queue.put_nowait(slot)
+        return list(await asyncio.gather(*(one(queue, picture) for picture in pictures)))
+
+    return asyncio.run(run())
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two results in MMDetection's form are equal to the bit."""
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and np.array_equal(a, b, equal_nan=True)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def async_equals_sync(model: Any) -> bool:
+    """Whether five images, three at once, give what they give one by one."""
+    pictures = images(1)
+    return same([inference_detector(model, p) for p in pictures], asynchronous(model, pictures))
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="beginnings of names; all when none is given")
+    chosen = [s for s in STEMS if not (n := tuple(parser.parse_args().names)) or s.startswith(n)]
+    print(f"{'':62s} {'scores':>8s} {'boxes':>8s} {'masks':>7s} alone ties  of    async", flush=True)
+    failed = 0
+    for stem in chosen:
+        start = time.perf_counter()
+        try:
+            model = ready(stem)
+            w, equal = spread(model), async_equals_sync(model)
+            failed += w.alone > 0 or not equal or w.masks < 0.99
+            numbers = f"{w.scores:8.1e} {w.boxes:8.1e} {w.masks:7.4f} {w.alone:5d} {w.ties:4d} {w.total:4d}"
+            print(f"{stem[:62]:62s} {numbers} {equal!s:>7s} {time.perf_counter() - start:.0f} s", flush=True)
+        except Exception as error:  # a table of many models goes on after one that fails
+            failed += 1
+            print(f"{stem[:62]:62s} {type(error).__name__}: {str(error)[:200]}", flush=True)
+        gc.collect()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
