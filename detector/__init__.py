@@ -9,18 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detector.config import Config, load_config
-    from detector.inference import inference_detector, init_detector
+    from detector.inference import (
+        async_inference_detector,
+        concurrent,
+        inference_detector,
+        init_detector,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "detector.config",
+    "async_inference_detector": "detector.inference.concurrency",
+    "concurrent": "detector.inference.concurrency",
+    "inference_detector": "detector.inference.prediction",
+    "init_detector": "detector.inference.model",
     "load_config": "detector.config",
-    "inference_detector": "detector.inference",
-    "init_detector": "detector.inference",
 }
 
-__all__ = ["Config", "__version__", "inference_detector", "init_detector", "load_config"]
+__all__ = [
+    "Config",
+    "__version__",
+    "async_inference_detector",
+    "concurrent",
+    "inference_detector",
+    "init_detector",
+    "load_config",
+]
 
 
 def __getattr__(name: str) -> Any:

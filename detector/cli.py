@@ -24,6 +24,9 @@ COMMANDS = (
         "detector.commands.test",
         "run a checkpoint on a data set; evaluate, save, format or draw the results",
     ),
+    ("image-demo", "detector.commands.image_demo", "draw the detections of an image, a folder or a pattern"),
+    ("video-demo", "detector.commands.video_demo", "draw the detections of every frame of a video"),
+    ("webcam-demo", "detector.commands.webcam_demo", "show the detections of a camera's frames"),
     ("eval", "detector.commands.eval", "evaluate a results file that `detector test --out` wrote"),
     (
         "check-submission",
@@ -36,6 +39,12 @@ COMMANDS = (
     ("download", "detector.commands.download", "fetch or generate a data set"),
     ("zoo", "detector.commands.zoo", "list the published models, or download the weights of one"),
     ("doctor", "detector.commands.doctor", "check that data, model, checkpoint and machine fit together"),
+    (
+        "benchmark",
+        "detector.commands.benchmark",
+        "measure a model's speed, latency, memory and stages",
+    ),
+    ("export", "detector.commands.export", "write a model as ONNX or TorchScript, and check the file"),
     ("scan", "detector.commands.scan", "check every image and annotation of a data set, and write a report"),
     (
         "checkpoint",

@@ -88,7 +88,9 @@ def request_from(arguments: argparse.Namespace) -> Request:
     request = Request(**{**values, **given})
     if "DVC_STAGE" in os.environ:
         _check_tracked(values)
-        if arguments.step not in DATA_STEPS:
+        if arguments.step in DATA_STEPS:
+            _check_place(request.dataset, request_for(arguments.step, request).dataset)
+        else:
             _check_named(request)
     return request
 
@@ -110,10 +112,16 @@ def _check_named(request: Request) -> None:
             f"{PARAMS_FILE}: found config: {request.config}; expected a full name: dvc.yaml names the "
             f"outputs after it. Write config: {request.name}."
         )
-    if request.data and request.data.dataset != request.dataset:
+    if request.data:
+        _check_place(request.dataset, request.data.dataset)
+
+
+def _check_place(found: str, expected: str) -> None:
+    """Refuse a data set whose folder below ``data/`` is not the one that dvc.yaml names."""
+    if found != expected:
         raise ConfigError(
-            f"{PARAMS_FILE}: found dataset: {request.dataset}; expected the one that {request.name} reads: "
-            f"dvc.yaml prepares that one. Write dataset: {request.data.dataset}."
+            f"{PARAMS_FILE}: found dataset: {found}; expected the one that is read: dvc.yaml prepares that "
+            f"one. Write dataset: {expected}."
         )
 
 

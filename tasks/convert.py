@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,19 +46,16 @@ def run(job: Job, request: DataRequest) -> dict[str, Any]:
     """Write the annotation files of every split that the data set has."""
     out = annotations_dir(request)
     _clear(out)
-    kind = layout(request)
-    if kind == "coco":
-        files = sorted((request.root / "source_annotations").glob("*.json"))
-        written: Sequence[Path] = [Path(shutil.copyfile(path, out / path.name)) for path in files]
-    else:
-        written = _convert(job, request, kind, out)
+    written = _convert(job, request, layout(request), out)
     job.log(f"convert: {len(written)} files in {out}")
     return {"files": [path.as_posix() for path in written]}
 
 
 def _convert(job: Job, request: DataRequest, kind: str, out: Path) -> Sequence[Path]:
-    from detector.data.converters import cityscapes_to_coco, voc_to_coco
+    from detector.data.converters import cityscapes_to_coco, coco_files, voc_to_coco
 
+    if kind == "coco":
+        return coco_files.convert(request.root, out_dir=out, note=job.log)
     convert = cityscapes_to_coco.convert if kind == "cityscapes" else voc_to_coco.convert
     root = request.root / "VOCdevkit" if kind == "devkit" else request.root
     with Progress(None, f"convert {request.dataset}") as progress:
@@ -67,6 +63,16 @@ def _convert(job: Job, request: DataRequest, kind: str, out: Path) -> Sequence[P
 
 
 def _clear(folder: Path) -> None:
+    """An empty folder; nobody's files are deleted through a link.
+
+    Raises:
+        DatasetError: the folder is a link.
+    """
+    if folder.is_symlink():
+        raise DatasetError(
+            f"{folder}: found a link to {folder.readlink()}, expected a folder or nothing, because converted "
+            "files go there. Remove the link; the place it names stays."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         path.unlink()

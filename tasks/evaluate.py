@@ -5,22 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import DatasetError
-from tasks import tracked_run, tracking, train
+from tasks import report, tracked_run, tracking, train
 from tasks.digests import digest
 from tasks.request import Request, dataset_paths
 from tasks.steps import Job, Step, write_json, write_text
 from tasks.testing import NOT_TESTING, kept, trained
 
 if TYPE_CHECKING:
-    from detector.evaluation.report import CocoReport
+    from detector.config import Config
+    from detector.engine.joined_split import TestData
+    from detector.evaluation.report import PrCurve
     from detector.structures.samples import Detections
+
+    Found = Mapping[int | str, Detections]
 
 SAMPLES = 8  # pictures per evaluation
 DRAWN_FROM = 0.3  # score from which a detection is drawn
@@ -40,45 +44,26 @@ def run(job: Job, request: Request) -> dict[str, Any]:
         score_threshold=request.score_threshold, device=request.device,
     )  # fmt: skip
     results = kept(found, request.score_threshold)
-    metrics = measure(dataset, results, folder)
+    metrics = measure(config, dataset, results, folder)
     write_json(folder / "metrics.json", metrics)
     pictures = draw(dataset, results, folder / "samples")
     _track(request, metrics, pictures, job)
-    for name in ("bbox_mAP", "segm_mAP", "cityscapes_AP"):
-        if name in metrics:
-            job.log(f"evaluate: {name} {metrics[name]:.4f}")
+    for name in report.headline(metrics):
+        job.log(f"evaluate: {name} {metrics[name]:.4f}")
     return {"metrics": metrics}
 
 
-def measure(dataset: Any, results: Mapping[Any, Detections], folder: Path) -> dict[str, float]:
-    """COCO's box and mask metrics, and Cityscapes' own where there is its ground truth; writes ``pr.csv``."""
-    from detector.evaluation.cityscapes import evaluate_cityscapes
-    from detector.evaluation.coco import coco_report
+def measure(config: Config, dataset: TestData, results: Found, folder: Path) -> dict[str, float]:
+    """Every metric that the data set's kind and the results have; writes ``pr.csv``."""
+    from detector.engine.scoring import measure_fitting
 
-    with_masks = any(found.masks is not None for found in results.values())
-    kinds = ("bbox", "segm") if with_masks else ("bbox",)
-    report = coco_report(dataset.ann_file, dataset.class_names, results, metrics=kinds)
-    write_text(folder / "pr.csv", pr_table(report))
-    metrics = numbers(report.metrics(classwise=False))
-    truth = cityscapes_truth(dataset)
-    if truth is not None and with_masks:
-        infos = [dataset.image_info(index) for index in range(len(dataset))]
-        names = {info["id"]: str(info["file_name"]) for info in infos}
-        with tempfile.TemporaryDirectory(dir=folder) as out:  # of no use afterwards
-            scored = evaluate_cityscapes(
-                results, file_names=names, class_names=dataset.class_names, gt_dir=truth, out_dir=out
-            )
-        metrics.update(numbers(scored))
-    return metrics
-
-
-def cityscapes_truth(dataset: Any) -> Path | None:
-    """The split's ground truth, if the images lie in Cityscapes' layout (``leftImg8bit/<split>``)."""
-    return truth_of(Path(dataset.img_prefix))
+    found = measure_fitting(config, dataset, results)
+    write_text(folder / "pr.csv", pr_table(found.curves))
+    return numbers(found.metrics)
 
 
 def truth_of(images: Path) -> Path | None:
-    """The same, told from the folder of the images."""
+    """Cityscapes' ground truth of a folder of images, if it lies in its layout (``leftImg8bit/<split>``)."""
     truth = images.parent.parent / "gtFine" / images.name
     return truth if images.parent.name == "leftImg8bit" and truth.is_dir() else None
 
@@ -86,27 +71,29 @@ def truth_of(images: Path) -> Path | None:
 def numbers(metrics: Mapping[str, float | str]) -> dict[str, float]:
     """The finite numbers, names without slashes, so that `dvc metrics` shows them flat."""
     return {
-        name.replace("/", "_").replace(" ", "_"): float(value)
+        re.sub(r"[/ ]", "_", name): float(value)
         for name, value in metrics.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
 
 
-def pr_table(report: CocoReport) -> str:
-    """Precision over recall at IoU 0.5 as CSV: recall, bbox, segm (empty without masks)."""
-    curves = {name: table.pr_curve(iou=0.5) for name, table in report.tables.items()}
+def pr_table(curves: Mapping[str, PrCurve]) -> str:
+    """Precision over recall at IoU 0.5 as CSV: recall, bbox, segm and what else there is; empty where not.
+
+    Without any curve, as of a model that only makes proposals, precision is empty at every recall.
+    """
+    columns = list(dict.fromkeys(["bbox", "segm", *curves]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["recall", "bbox", "segm"])
-    for index, recall in enumerate(next(iter(curves.values())).recall):
-        points = [
-            f"{curves[name].precision[index]:.5f}" if name in curves else "" for name in ("bbox", "segm")
-        ]
+    writer.writerow(["recall", *columns])
+    recalls = next((curve.recall.tolist() for curve in curves.values()), [0.0, 1.0])
+    for index, recall in enumerate(recalls):
+        points = [f"{curves[name].precision[index]:.5f}" if name in curves else "" for name in columns]
         writer.writerow([f"{recall:.2f}", *points])
     return out.getvalue()
 
 
-def draw(dataset: Any, results: Mapping[Any, Detections], folder: Path) -> list[Path]:
+def draw(dataset: TestData, results: Found, folder: Path) -> list[Path]:
     """Pictures of ground truth and predictions for images spread evenly over the split."""
     import cv2
 
@@ -123,6 +110,8 @@ def draw(dataset: Any, results: Mapping[Any, Detections], folder: Path) -> list[
                 f"{source}: not readable as an image; expected one to draw on. Restore the file."
             )
         path = folder / f"{source.stem}.png"
+        if path in written:  # of another data set
+            path = folder / f"{source.stem}_{index}.png"
         found, truth = results[info["id"]], ground_truth(dataset, index)
         side_by_side(
             image,
@@ -144,7 +133,7 @@ def spread(length: int, count: int) -> list[int]:
     return [round(position * (length - 1) / max(1, count - 1)) for position in range(count)]
 
 
-def ground_truth(dataset: Any, index: int) -> Detections:
+def ground_truth(dataset: TestData, index: int) -> Detections:
     """What the annotations say about an image, as detections of score 1."""
     import torch
 

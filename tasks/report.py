@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,11 @@ from tasks.request import Request
 from tasks.tracked_run import RunFile
 
 AS_IN_CONFIG = "as in the config"
-HEADLINE = ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50", "cityscapes_AP")
+HEADLINE = (
+    "bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50", "cityscapes_AP",  # COCO and Cityscapes
+    "bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50",  # LVIS
+    "mAP", "PQ", "AR@1000",  # VOC, panoptic, proposals
+)  # fmt: skip
 
 
 def markdown(request: Request, done: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> str:
@@ -25,7 +30,7 @@ def markdown(request: Request, done: Sequence[Mapping[str, Any]], metrics: Mappi
     lines = [f"# {request.name}", "", f"{asked}, score threshold {threshold}.", ""]
     if metrics:
         lines += ["| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {metrics[name]:.4f} |" for name in HEADLINE if name in metrics]
+        lines += [f"| {name} | {metrics[name]:.4f} |" for name in headline(metrics)]
         lines.append("")
     lines += ["| step | made in | outputs |", "|---|---|---|"]
     lines += [
@@ -35,6 +40,11 @@ def markdown(request: Request, done: Sequence[Mapping[str, Any]], metrics: Mappi
     if tracked.run_id:
         lines += ["", f"MLflow run [{tracked.run_id}]({tracked.url}) (start `mlflow ui` to open it)."]
     return "\n".join([*lines, "", f"All files are in `{request.run_dir}`.", ""])
+
+
+def headline(metrics: Mapping[str, float]) -> list[str]:
+    """The names of the metrics that say most, also those of the parts of several data sets (``0_mAP``)."""
+    return [name for name in metrics if re.sub(r"^\d+_", "", name) in HEADLINE]
 
 
 def _shortened(outputs: Sequence[str], limit: int = 4) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import Config, load_config, resolve_config
+from detector.config.resolve import NEWEST
 from detector.errors import DatasetError
 from tasks.digests import DigestCache, digest
 
@@ -24,12 +25,16 @@ class DataRequest:
     """A data set by name and the store that holds its files.
 
     Attributes:
-        dataset: name of the data set; its place in the project is ``data/<dataset>``.
+        dataset: name of the data set; its place in the project is ``data/<dataset>``. Of a name that stands
+            for several versions (NEWEST) the newest is taken.
         store: folder outside the project for downloads; None means ``DETECTOR_DATASETS`` or ``.datasets``.
     """
 
     dataset: str = "sample"
     store: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", NEWEST.get(self.dataset, self.dataset))
 
     @property
     def root(self) -> Path:
@@ -104,8 +109,8 @@ class Request:
         """The data set below ``data/`` that the config reads, or None when its files come from elsewhere."""
         for part in ("train", "val", "test"):
             for path in self._paths(part):
-                request = DataRequest(dataset=path.parts[1] if len(path.parts) > 2 else "", store=self.store)
-                if path.parts[0] == DATA_ROOT.name and request.recipe():
+                request = DataRequest(dataset=owner(path), store=self.store)
+                if request.recipe():
                     return request
         return None
 
@@ -139,15 +144,69 @@ class Request:
         if self.data is None:
             return f"{where} Put the data there, or set data_root in the config to where it is."
         name = self.data.dataset
+        part = part_with(name, path)
+        first = (
+            f"It is in the part {part!r}, which comes only when named: type `detector download {name} "
+            f"--parts {part}`, then "
+            if part
+            else f"The data set {name!r} is not prepared in this folder. Type "
+        )
+        made = self.data.root / "annotations" / path.name
         return (
-            f"{where} The data set {name!r} is not prepared in this folder. Type "
-            f"`python -m tasks prepare --dataset {name}` and `python -m tasks convert --dataset {name}`, "
-            f"or `prefect deployment run prepare-data --param dataset={name}`."
+            f"{where} {first}`python -m tasks prepare --dataset {name}` and `python -m tasks convert "
+            f"--dataset {name}`, or `prefect deployment run prepare-data --param dataset={name}`."
+            + (
+                f" Converted annotations go to {made.parent}: name {made} in the config."
+                if _moved(path)
+                else ""
+            )
         )
 
     def settings(self, *, without: Sequence[str] = ()) -> str:
         """A digest of the config's effective values, leaving out the dotted keys in ``without``."""
         return digest(_freeze(_pruned(self.loaded.data, [key.split(".") for key in without])))
+
+
+def owner(path: Path) -> str:
+    """The data set that a path of a config belongs to, '' for none of ours.
+
+    It is the folder below ``data/``, or the data set whose part MMDetection's configs expect there, such as
+    ``data/VOCdevkit``; one that is not the link to that part is the user's own.
+    """
+    from detector.data.download.datasets import DATASETS
+
+    parts = path.parts
+    if len(parts) < 2 or parts[0] != DATA_ROOT.name:
+        return ""
+    beside = {part.name: name for name, found in DATASETS.items() for part in found if part.beside}
+    name = beside.get(parts[1])
+    if name is None:
+        return parts[1]
+    place, linked = DATA_ROOT / parts[1], DATA_ROOT / name / parts[1]
+    own = place.exists() and (not linked.exists() or not place.samefile(linked))
+    return "" if own else name
+
+
+def part_with(dataset: str, path: Path) -> str:
+    """The part of a data set that gives a missing file and comes only when it is named, '' for none."""
+    from detector.data.download.sources import load_source
+
+    wanted = path.parts[2:]
+    try:
+        archives = load_source(dataset).archives
+    except DatasetError:
+        return ""
+    for archive in archives:
+        given = Path(archive.gives).parts
+        same = wanted == given if given[0] == "annotations" else wanted[:1] == given[:1]
+        if same and not archive.default:
+            return archive.part
+    return ""
+
+
+def _moved(path: Path) -> bool:
+    """Whether a path is a file right below ``data/``, where nothing of ours goes."""
+    return len(path.parts) == 2 and path.suffix == ".json"
 
 
 def dataset_paths(cfg: Any) -> list[Path]:

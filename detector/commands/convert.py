@@ -12,11 +12,19 @@ def add_parser(subparsers: Any) -> None:
     """Add the command, its formats and their arguments."""
     parser = subparsers.add_parser("convert", help=HELP, description=HELP)
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
+    _add_coco(formats)
     _add_cityscapes(formats)
     _add_pascal_voc(formats)
     _add_images(formats)
     _add_panoptic(formats)
     _add_stuff_maps(formats)
+
+
+def _add_coco(formats: Any) -> None:
+    text = "COCO's or LVIS' own files, linked as source_annotations, to annotations, where configs read them"
+    parser = formats.add_parser("coco", help=text, description=text)
+    parser.add_argument("root", help="the linked data set, such as data/coco")
+    parser.add_argument("-o", "--out-dir", help="where the files go (default: root/annotations)")
 
 
 def _add_cityscapes(formats: Any) -> None:
@@ -104,6 +112,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _coco(args: argparse.Namespace, **shared: Any) -> None:
+    from detector.data.converters.coco_files import convert
+
+    convert(args.root, out_dir=args.out_dir, **shared)
+
+
 def _cityscapes(args: argparse.Namespace, **shared: Any) -> None:
     from detector.data.converters.cityscapes_to_coco import convert
 
@@ -158,6 +172,7 @@ def _stuff_maps(args: argparse.Namespace, **shared: Any) -> None:
 
 
 _CONVERT = {
+    "coco": _coco,
     "cityscapes": _cityscapes,
     "pascal_voc": _pascal_voc,
     "images2coco": _images,

@@ -20,9 +20,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Link the parts; what is there already is kept or named."""
+    """Link the parts and copy COCO-format annotations; what is there already is kept or named."""
+    from detector.data.converters.coco_files import annotate_linked
     from detector.data.download import default_store, link
 
     for path in link(args.name, args.store or default_store(), Path(args.data_root)):
         print(f"{path} -> {path.readlink()}")
+    annotate_linked(Path(args.data_root) / args.name, note=print)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from detector.config import Config
-    from detector.data.datasets.base import DetectionDataset
+    from detector.engine.joined_split import TestData
+    from detector.inference.dataset_drawings import DatasetDrawer
 
 HELP = "run a checkpoint on a data set; evaluate, save, format or draw the results"
 METRICS_HELP = (
@@ -38,11 +38,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--show",
         action="store_true",
-        help="draw the results into --show-dir, or into the folder 'show'; no window is opened",
+        help="show each image with its results in a window, until a key is pressed; without a display, or "
+        "with --show-dir, they are written to a folder (default 'show')",
     )
-    parser.add_argument("--show-dir", help="folder for the drawn images")
+    parser.add_argument("--show-dir", help="folder for the drawn images, written as the test goes on")
     parser.add_argument(
-        "--show-score-thr", type=float, default=0.3, help="lowest score that is drawn (default 0.3)"
+        "--show-score-thr",
+        type=float,
+        default=0.3,
+        help="results with a higher score are drawn (default 0.3)",
     )
     parser.add_argument(
         "--fuse-conv-bn", action="store_true", help="fold batch norms into convolutions before running"
@@ -88,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     options = with_evaluator(args, parse_options(args.eval_options or args.options, argument=given))
     dataset = split_dataset(config, args.split)
     check_request(args, config, dataset, options)
+    drawer = _drawer(args, dataset)
     distributed.export_local_rank(args.local_rank)
     with distributed.session(args.launcher, (config.data.get("dist_params") or {}).get("backend")):
         results = test(
@@ -98,13 +103,14 @@ def run(args: argparse.Namespace) -> int:
             out=args.out,
             device=_device(args),
             tmpdir=args.tmpdir,
+            on_result=drawer,
         )
         if distributed.rank() != 0:
             return 0
     if args.out:
         print(f"results: {args.out}")
-    if args.show or args.show_dir:
-        _draw(args, dataset, results)
+    if drawer is not None and drawer.folder is not None:
+        print(f"drawn: {len(drawer.written)} images in {drawer.folder}")
     if args.format_only:
         for path in format_results(config, dataset, results, options=options):
             print(f"written: {path}")
@@ -157,18 +163,18 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def check_request(
-    args: argparse.Namespace, config: Config, dataset: DetectionDataset, options: Mapping[str, Any]
+    args: argparse.Namespace, config: Config, dataset: TestData, options: Mapping[str, Any]
 ) -> None:
     """Raise before the images are run what evaluating, formatting or drawing would raise after them.
 
     Raises:
-        ConfigError: an unknown metric or option, no place for the files, masks asked of a model without them,
-            or drawings that would replace images.
+        ConfigError: an unknown metric or option, no place for the files, or masks asked of a model without
+            them.
         DatasetError: there is no ground truth.
     """
+    from detector.engine.scoring import formats_of
     from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
     from detector.errors import ConfigError
-    from detector.evaluation.submissions.formats import wanted_formats
 
     check_keys("--eval-options", options, (*COCO_OPTIONS, *OTHER_OPTIONS))
     chosen = {**evaluation_options(config.data.get("evaluation")), **options}
@@ -179,22 +185,15 @@ def check_request(
             "--format-only: found no place for the files; expected --eval-options jsonfile_prefix=PATH "
             "(COCO, LVIS) or txtfile_prefix=FOLDER (Cityscapes, VOC)."
         )
-    prefixes = {key: chosen.get(key) for key in ("jsonfile_prefix", "txtfile_prefix")}
-    formats = wanted_formats(dataset, **prefixes) if args.format_only else []
+    formats = formats_of(dataset, chosen) if args.format_only else []
     if "cityscapes" in formats and not _has_masks(config.data["model"]):
         raise ConfigError(
             "--format-only: txtfile_prefix asks for Cityscapes masks, but the model has no mask head; "
             "expected a model with one. Give jsonfile_prefix instead."
         )
-    if args.show or args.show_dir:
-        from detector.inference import drawing_paths
-
-        drawing_paths(dataset, _drawings(args))
 
 
-def _check_metrics(
-    metrics: list[str], config: Config, dataset: DetectionDataset, options: Mapping[str, Any]
-) -> None:
+def _check_metrics(metrics: list[str], config: Config, dataset: TestData, options: Mapping[str, Any]) -> None:
     """Metrics that the data and the model can have, and ground truth to compare with."""
     from detector.engine.scoring import MASK_METRICS, check_request
     from detector.errors import ConfigError
@@ -224,20 +223,15 @@ def print_metrics(metrics: Mapping[str, float | str]) -> None:
         print(line)
 
 
-def _draw(args: argparse.Namespace, dataset: Any, results: Any) -> None:
-    """Draw the results into --show-dir."""
-    from detector.inference import draw_results
+def _drawer(args: argparse.Namespace, dataset: TestData) -> DatasetDrawer | None:
+    """What draws the results as the test goes on; None when nothing is to be drawn."""
+    if not (args.show or args.show_dir):
+        return None
+    from detector.inference.dataset_drawings import drawer_of
 
-    folder = _drawings(args)
-    if args.show and not args.show_dir:
-        sys.stderr.write(f"--show: images are written to {folder} instead of a window\n")
-    paths = draw_results(dataset, results, folder, score_thr=args.show_score_thr)
-    print(f"drawn: {len(paths)} images in {folder}")
-
-
-def _drawings(args: argparse.Namespace) -> Path:
-    """Folder of the drawn images."""
-    return Path(args.show_dir or "show")
+    folder = None if args.show_dir is None else Path(args.show_dir)
+    window = args.show and args.show_dir is None and args.launcher == "none"
+    return drawer_of(dataset, folder, score_thr=args.show_score_thr, show=window)
 
 
 def _device(args: argparse.Namespace) -> str | None:

@@ -20,6 +20,8 @@ FAMILIES: dict[tuple[str, str], str] = {
     ("faster_rcnn", "cityscapes"): "faster_rcnn_r50_fpn_1x_cityscapes",
     ("faster_rcnn", "voc"): "faster_rcnn_r50_fpn_1x_voc0712",
     ("mask_rcnn", "lvis"): "mask_rcnn_r50_fpn_sample1e-3_mstrain_1x_lvis_v1",
+    ("mask_rcnn", "lvis_v1"): "mask_rcnn_r50_fpn_sample1e-3_mstrain_1x_lvis_v1",
+    ("mask_rcnn", "lvis_v0.5"): "mask_rcnn_r50_fpn_sample1e-3_mstrain_2x_lvis_v0.5",
     ("cascade_rcnn", "coco"): "cascade_rcnn_r50_fpn_1x_coco",
     ("cascade_mask_rcnn", "coco"): "cascade_mask_rcnn_r50_fpn_1x_coco",
     ("htc", "coco"): "htc_r50_fpn_1x_coco",
@@ -33,6 +35,9 @@ FAMILIES: dict[tuple[str, str], str] = {
     ("yolo", "coco"): "yolov3_d53_mstrain-608_273e_coco",
     ("yolox", "coco"): "yolox_s_8x8_300e_coco",
 }
+
+# what a family's data set is called where several versions of it are kept
+NEWEST = {"lvis": "lvis_v1"}
 
 
 def config_dirs() -> list[Path]:

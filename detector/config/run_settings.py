@@ -7,11 +7,14 @@ Each function is pure and handles one habit of MMDetection 2.x configs. Order, a
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from typing import Any
 
 from detector.config.origin import Origin, Tree, expanded, first_line, subtree
 from detector.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 KNOWN_KEYS = frozenset([
     "model", "train_cfg", "test_cfg", "model_wrapper", "data",
@@ -129,9 +132,22 @@ def _normalise_data(
         for key in defaults.keys() - values.keys():
             trees[key] = DEFAULT
         data[f"{split}_dataloader"] = {**defaults, **values}
-        if split != "train" and split in data and data[f"{split}_dataloader"]["samples_per_gpu"] > 1:
-            data[split] = batched_pipelines(data[split])
+        size = data[f"{split}_dataloader"]["samples_per_gpu"]
+        if split != "train" and split in data and size > 1:
+            data[split] = _batched(data[split], split, size, notes)
     return data, tree
+
+
+def _batched(dataset: Any, split: str, size: int, notes: list[str]) -> Any:
+    """The data set with pipelines for batches; says so where that changes one."""
+    changed = batched_pipelines(dataset)
+    if changed != dataset:
+        notes.append(
+            f"data.{split}.pipeline: ImageToTensor is read as DefaultFormatBundle, which batches of {size} "
+            "images need."
+        )
+        logger.warning("%s", notes[-1])
+    return changed
 
 
 Loader = tuple[dict[str, Any], dict[Any, Tree]]

@@ -18,12 +18,13 @@ from detector.checkpoint.files import load_checkpoint
 from detector.checkpoint.load import load_state
 from detector.config import Config
 from detector.data.datasets import build_dataset
-from detector.data.datasets.base import DetectionDataset
 from detector.data.loader import build_test_loader
 from detector.engine import distributed
 from detector.engine.gathering import Exchange, open_exchange
 from detector.engine.interrupts import Interrupted
+from detector.engine.joined_split import TestData, as_test_data
 from detector.engine.placement import place_model
+from detector.engine.predicting import predict_images
 from detector.engine.preflight import before_testing
 from detector.engine.scoring import (
     ImageId,
@@ -60,11 +61,11 @@ EMPTY = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.
 logger = logging.getLogger(__name__)
 
 
-def split_dataset(config: Config, split: str = "test") -> DetectionDataset:
-    """The config's data set of a split, with its test pipeline.
+def split_dataset(config: Config, split: str = "test") -> TestData:
+    """The config's data set of a split, with its test pipeline; several are joined.
 
     Raises:
-        ConfigError: the config has no such split, or one made of several data sets.
+        ConfigError: the config has no such split, or one that repeats or draws images.
         DatasetError: annotations or images are missing or do not fit the classes.
     """
     settings = (config.data.get("data") or {}).get(split)
@@ -72,13 +73,8 @@ def split_dataset(config: Config, split: str = "test") -> DetectionDataset:
         raise ConfigError(
             f"{config.path}: data.{split}: found nothing; expected a data set dict(type=..., ann_file=...)."
         )
-    dataset = build_dataset(settings, test_mode=True, where=f"data.{split}")
-    if not isinstance(dataset, DetectionDataset):
-        raise ConfigError(
-            f"{config.path}: data.{split}: found a {type(dataset).__name__}; expected one annotation file "
-            "to evaluate on."
-        )
-    return dataset
+    where = f"data.{split}"
+    return as_test_data(build_dataset(settings, test_mode=True, where=where), f"{config.path}: {where}")
 
 
 @torch.inference_mode()
@@ -89,6 +85,7 @@ def run_inference(
     *,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_result: Callable[[ImageId, Detections], None] | None = None,
 ) -> Results:
     """Detections of every image the loader gives to this process.
 
@@ -98,39 +95,37 @@ def run_inference(
         device: where batches go.
         progress: advanced by images.
         should_stop: asked between batches.
+        on_result: called with the id and the detections of each image, in turn; to draw them.
 
     Raises:
         Interrupted: ``should_stop`` said so.
-        ConfigError: several views per image (test-time augmentation).
+        ConfigError: several views per image (test-time augmentation), and a model that cannot merge them.
     """
     results: Results = {}
     for views in loader:
         if should_stop is not None and should_stop():
             raise Interrupted(15)
-        if len(views) != 1:
-            raise ConfigError(
-                f"test pipeline: found {len(views)} views per image; expected 1, test-time augmentation is "
-                "not available yet. "
-                "Use one img_scale and flip=False in MultiScaleFlipAug."
-            )
-        batch = views[0].to(device)
-        detections: list[Detections] = model.predict(batch, rescale=True)  # type: ignore[operator]
-        for meta, found in zip(batch.metas, detections, strict=True):
+        metas = views[0].metas
+        detections = predict_images(model, [view.to(device) for view in views])
+        for meta, found in zip(metas, detections, strict=True):
             results[meta.image_id] = found.cpu()
+            if on_result is not None:
+                on_result(meta.image_id, results[meta.image_id])
         if progress is not None:
-            progress.advance(len(batch.metas))
+            progress.advance(len(metas))
     return results
 
 
 def infer_dataset(
     model: nn.Module,
-    dataset: DetectionDataset,
+    dataset: TestData,
     device: torch.device,
     *,
     loader_settings: Mapping[str, Any],
     what: str,
     should_stop: Callable[[], bool] | None = None,
     exchange: Exchange | None = None,
+    on_result: Callable[[ImageId, Detections], None] | None = None,
 ) -> tuple[Results, int]:
     """Results of a whole data set: each process does its part, process 0 gets them all, by files.
 
@@ -142,6 +137,7 @@ def infer_dataset(
         what: text of the progress bar.
         should_stop: asked between batches.
         exchange: from ``open_exchange``; None when there is one process.
+        on_result: called with the id and the detections of each image of this process.
 
     Returns:
         (results by image id in data-set order, number of batches); on other processes than 0 only their own
@@ -159,7 +155,9 @@ def infer_dataset(
     with contextlib.nullcontext() if exchange is None else exchange.telling():
         try:
             with Progress(total, what, enabled=distributed.rank() == 0) as progress:
-                results = run_inference(model, loader, device, progress=progress, should_stop=should_stop)
+                results = run_inference(
+                    model, loader, device, progress=progress, should_stop=should_stop, on_result=on_result
+                )
         finally:
             loader.close()
         if exchange is not None and exchange.rank != 0:
@@ -176,11 +174,12 @@ def test(
     checkpoint: str | Path,
     *,
     split: str = "test",
-    dataset: DetectionDataset | None = None,
+    dataset: TestData | None = None,
     out: str | Path | None = None,
     score_threshold: float | None = None,
     device: str | None = None,
     tmpdir: str | Path | None = None,
+    on_result: Callable[[ImageId, Detections], None] | None = None,
 ) -> Results:
     """Run a checkpoint on a split of its config's data.
 
@@ -193,6 +192,7 @@ def test(
         score_threshold: lowest score of a detection, in place of the config's.
         device: 'cpu', 'cuda:0' ...; None for a GPU if there is one.
         tmpdir: folder shared by all processes.
+        on_result: called with the id and the detections of each image of this process, as the test goes on.
 
     Returns:
         detections by image id, in the data set's order (process 0).
@@ -218,6 +218,7 @@ def test(
         loader_settings=loader_settings,
         what=f"test {split}",
         exchange=exchange,
+        on_result=on_result,
     )
     if exchange is not None and exchange.rank == 0:
         exchange.close()

@@ -5,32 +5,33 @@ Results are {image id: Detections} in original-image pixels; MMDetection's form 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detector.config import Config
-from detector.data.datasets.base import DetectionDataset
+from detector.engine.joined_split import JoinedSplit, TestData, parts_of
 from detector.engine.log import timestamp
+from detector.engine.measures import CITYSCAPES_METRIC, Options
 from detector.engine.metric_sets import (
-    CITYSCAPES_METRIC,
     FREE_METRICS,
     MASK_METRICS,
-    Metrics,
-    ground_truth_dir,
+    evaluated_parts,
     metric_set,
     require_truth,
 )
 from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.files import write_json
+from detector.evaluation.report import Measured
 from detector.evaluation.results import from_mmdet, load_results, proposal_array, save_results, to_mmdet
-from detector.evaluation.submissions.formats import write_files
+from detector.evaluation.submissions.formats import text_prefix, wanted_formats, write_files
 from detector.structures.samples import Detections
 
 ImageId = int | str
+Metrics = dict[str, float | str]
 Results = dict[ImageId, Detections]
 
 __all__ = [
@@ -43,7 +44,8 @@ __all__ = [
     "chosen_metrics",
     "evaluate_results",
     "format_results",
-    "ground_truth_dir",
+    "formats_of",
+    "measure_fitting",
     "read_results",
     "write_metrics",
     "write_results",
@@ -52,7 +54,7 @@ __all__ = [
 
 def evaluate_results(
     config: Config,
-    dataset: DetectionDataset,
+    dataset: TestData,
     results: Mapping[ImageId, Detections],
     *,
     metrics: Sequence[str] | str | None = None,
@@ -67,21 +69,76 @@ def evaluate_results(
         metrics: those of the data set's type (``detector.engine.metric_sets``); None for the config's.
         options: those of the type, jsonfile_prefix, outfile_prefix.
 
+    Returns:
+        values by name; of several data sets that are measured apart, ``<number from 0>_<name>``.
+
     Raises:
         ConfigError: unknown metric or option.
         DatasetError: the data set has no ground truth.
     """
     names, chosen = chosen_metrics(config, dataset, metrics, options)
-    found = metric_set(dataset).measure(dataset, results, names, chosen)
+    found = _measure(dataset, results, lambda part, own: names, chosen)
     if set(names) - {CITYSCAPES_METRIC} and chosen.get("jsonfile_prefix"):
         free = set(names) <= set(FREE_METRICS)
-        write_files(results, dataset, jsonfile_prefix=chosen["jsonfile_prefix"], proposals=free)
-    return found
+        _write_parts(dataset, results, {"jsonfile_prefix": chosen["jsonfile_prefix"]}, proposals=free)
+    return found.metrics
+
+
+def measure_fitting(config: Config, dataset: TestData, results: Mapping[ImageId, Detections]) -> Measured:
+    """Everything that the data and the results can be measured by, whatever the config asks for.
+
+    A proposal model has only the config's metrics, and so have data sets of which only one metric can be
+    measured at a time.
+
+    Raises:
+        ConfigError: unknown metric or option in the config.
+        DatasetError: the data set has no ground truth.
+    """
+
+    def names(part: TestData, own: Mapping[ImageId, Detections]) -> Sequence[str]:
+        asked, _ = chosen_metrics(config, part)
+        free = [name for name in asked if name in FREE_METRICS]
+        fitting = metric_set(part).fitting
+        if fitting is None or free == asked:
+            return asked
+        return [*fitting(part, own), *free] or asked
+
+    _, chosen = chosen_metrics(config, dataset)
+    return _measure(dataset, results, names, chosen)
+
+
+def _measure(
+    dataset: TestData,
+    results: Mapping[ImageId, Detections],
+    names: Callable[[TestData, Mapping[ImageId, Detections]], Sequence[str]],
+    options: Options,
+) -> Measured:
+    """Values and curves of one data set, or of each part under its number."""
+    parts = evaluated_parts(dataset)
+    if not isinstance(dataset, JoinedSplit) or list(parts) == [dataset]:
+        return metric_set(dataset).measure(dataset, results, names(dataset, results), options)
+    every = Measured({})
+    for number, (part, own) in enumerate(zip(parts, dataset.divide(results), strict=True)):
+        found = metric_set(part).measure(part, own, names(part, own), _placed(options, number))
+        every.metrics.update({f"{number}_{name}": value for name, value in found.metrics.items()})
+        every.curves.update({f"{number}_{name}": curve for name, curve in found.curves.items()})
+    return every
+
+
+def _placed(options: Options, number: int) -> dict[str, Any]:
+    """The options with a place of its own for the files of a part."""
+    placed = dict(options)
+    for key in ("jsonfile_prefix", "outfile_prefix"):
+        if placed.get(key):
+            placed[key] = f"{placed[key]}_{number}"
+    if placed.get("txtfile_prefix"):
+        placed["txtfile_prefix"] = text_prefix(placed["txtfile_prefix"], str(number))
+    return placed
 
 
 def chosen_metrics(
     config: Config,
-    dataset: DetectionDataset,
+    dataset: TestData,
     metrics: Sequence[str] | str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
@@ -93,15 +150,16 @@ def chosen_metrics(
         ConfigError: a metric or an option that the data set's type does not have.
     """
     chosen = {**evaluation_options(config.data.get("evaluation")), **(options or {})}
-    kind = metric_set(dataset)
-    wanted = metrics if metrics is not None else chosen.get("metric", kind.metrics[0])
+    kinds = [metric_set(part) for part in evaluated_parts(dataset)]
+    wanted = metrics if metrics is not None else chosen.get("metric", kinds[0].metrics[0])
     names = [wanted] if isinstance(wanted, str) else list(wanted)
-    kind.check(names, chosen, where=where)
+    for kind in kinds:
+        kind.check(names, chosen, where=where)
     return names, chosen
 
 
 def check_request(
-    config: Config, dataset: DetectionDataset, metrics: Sequence[str], options: Mapping[str, Any]
+    config: Config, dataset: TestData, metrics: Sequence[str], options: Mapping[str, Any]
 ) -> list[str]:
     """The metrics of ``--eval``, after raising what an evaluation would raise once the model has run.
 
@@ -114,7 +172,7 @@ def check_request(
     return names
 
 
-def check_evaluation(config: Config, dataset: DetectionDataset, *, with_mask: bool) -> None:
+def check_evaluation(config: Config, dataset: TestData, *, with_mask: bool) -> None:
     """Raise now what an evaluation by the config would raise after hours of training.
 
     Args:
@@ -134,22 +192,23 @@ def check_evaluation(config: Config, dataset: DetectionDataset, *, with_mask: bo
             "'bbox' or 'proposal' for it. Set evaluation.metric='bbox', or add a mask head."
         )
     dataset.check_images()
+    instead = "Set data.val to an annotated split, or train with --no-validate."
     try:
-        require_truth(dataset, names, chosen)
+        require_truth(dataset, names, chosen, instead=instead)
     except DatasetError as error:
-        raise DatasetError(
-            f"data.val: {error}. Set data.val to an annotated split, or train with --no-validate."
-        ) from error
+        raise DatasetError(f"data.val: {error}") from error
 
 
 def format_results(
     config: Config,
-    dataset: DetectionDataset,
+    dataset: TestData,
     results: Mapping[ImageId, Detections],
     *,
     options: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Files for a test server: json (``jsonfile_prefix``) or txt (``txtfile_prefix``) of its data set.
+
+    Of several data sets each gets its own: ``<jsonfile_prefix>_<number>``, ``<txtfile_prefix>/<number>``.
 
     Raises:
         ConfigError: unknown option, or neither prefix given.
@@ -161,18 +220,39 @@ def format_results(
             "format: found no place for the files; expected --eval-options jsonfile_prefix=PATH (COCO, LVIS) "
             "or txtfile_prefix=FOLDER (Cityscapes, VOC)."
         )
-    return write_files(
-        results,
-        dataset,
-        jsonfile_prefix=chosen.get("jsonfile_prefix"),
-        txtfile_prefix=chosen.get("txtfile_prefix"),
-        proposals=(config.data.get("model") or {}).get("type") == "RPN",
-    )
+    proposals = (config.data.get("model") or {}).get("type") == "RPN"
+    return _write_parts(dataset, results, chosen, proposals=proposals)
+
+
+def _write_parts(
+    dataset: TestData, results: Mapping[ImageId, Detections], options: Options, *, proposals: bool
+) -> list[Path]:
+    """The server files of a data set, or of each part."""
+    if not isinstance(dataset, JoinedSplit):
+        return write_files(results, dataset, **_prefixes(options), proposals=proposals)
+    return [
+        path
+        for number, (part, own) in enumerate(zip(dataset.parts, dataset.divide(results), strict=True))
+        for path in write_files(own, part, **_prefixes(_placed(options, number)), proposals=proposals)
+    ]
+
+
+def formats_of(dataset: TestData, options: Options) -> list[str]:
+    """The formats that the prefixes among the options ask for, before a model is run.
+
+    Raises:
+        DatasetError: the data has no such format.
+    """
+    return [name for part in parts_of(dataset) for name in wanted_formats(part, **_prefixes(options))]
+
+
+def _prefixes(options: Options) -> dict[str, Any]:
+    return {key: options.get(key) for key in ("jsonfile_prefix", "txtfile_prefix")}
 
 
 def write_results(
     path: str | Path,
-    dataset: DetectionDataset,
+    dataset: TestData,
     results: Mapping[ImageId, Detections],
     *,
     proposals: bool = False,
@@ -187,7 +267,7 @@ def write_results(
     return save_results(path, [to_mmdet(one, len(dataset.class_names)) for one in found])
 
 
-def read_results(path: str | Path, dataset: DetectionDataset) -> Results:
+def read_results(path: str | Path, dataset: TestData) -> Results:
     """Results of a pickle that belongs to a data set.
 
     Raises:
@@ -197,7 +277,7 @@ def read_results(path: str | Path, dataset: DetectionDataset) -> Results:
     if len(items) != len(dataset):
         raise ConfigError(
             f"{path}: found results of {len(items)} images; expected {len(dataset)}, those of "
-            f"{dataset.ann_file}. Give the right --split."
+            f"{' and '.join(str(part.ann_file) for part in parts_of(dataset))}. Give the right --split."
         )
     return {
         # a proposal model's result is one array instead of one per class

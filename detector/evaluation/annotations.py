@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
+from detector.collector import collector_paused
 from detector.errors import DatasetError
 from detector.naming import close_names
 from detector.structures import masks
 from detector.structures.samples import Detections
 
 ImageId = int | str
+#: what to do about a split without ground truth, where results are at hand
+INSTEAD = "Use --format-only to write files for its server, or --out to keep the results."
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ def read_annotations(path: str | Path) -> AnnotationFile:
         DatasetError: the file is missing, not JSON, or lacks images or categories.
     """
     path = Path(path)
+    with collector_paused():
+        return _read(path)
+
+
+def _read(path: Path) -> AnnotationFile:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -120,8 +128,12 @@ def read_annotations(path: str | Path) -> AnnotationFile:
     )
 
 
-def read_truth(path: str | Path) -> AnnotationFile:
+def read_truth(path: str | Path, *, instead: str = INSTEAD) -> AnnotationFile:
     """Read a COCO annotation file that must hold ground truth.
+
+    Args:
+        path: the file.
+        instead: what the message tells the user to do without it.
 
     Raises:
         DatasetError: as ``read_annotations``, or there are no annotations.
@@ -129,8 +141,8 @@ def read_truth(path: str | Path) -> AnnotationFile:
     file = read_annotations(path)
     if not file.annotations:
         raise DatasetError(
-            f"{file.path}: found no annotations, expected ground truth to compare with; this looks like a "
-            "test split: use --format-only to write files for its server, or --out to keep the results"
+            f"{file.path}: found no object, as it has no annotations; expected ground truth to compare "
+            f"with. This looks like a test split. {instead}"
         )
     return file
 

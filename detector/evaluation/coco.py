@@ -22,7 +22,7 @@ from detector.errors import ConfigError
 from detector.evaluation.annotations import AnnotationFile, ImageId, read_truth
 from detector.evaluation.comparison import Comparison, pose
 from detector.evaluation.recall import proposal_recalls
-from detector.evaluation.report import CocoReport, Floats, MetricTable
+from detector.evaluation.report import CocoReport, Floats, Measured, MetricTable, PrCurve, curves_of
 from detector.structures.samples import Detections
 
 TABLES = ("bbox", "segm", "proposal")
@@ -32,6 +32,13 @@ EVALUATORS = ("hotcoco", "pycocotools")
 
 
 def evaluate_coco(
+    ann_file: str | Path, class_names: Sequence[str], results: Mapping[ImageId, Detections], **options: Any
+) -> dict[str, float | str]:
+    """The metrics of ``measure_coco``; arguments and errors as there."""
+    return measure_coco(ann_file, class_names, results, **options).metrics
+
+
+def measure_coco(
     ann_file: str | Path,
     class_names: Sequence[str],
     results: Mapping[ImageId, Detections],
@@ -42,7 +49,7 @@ def evaluate_coco(
     proposal_nums: Sequence[int] = (100, 300, 1000),
     iou_thrs: Sequence[float] | None = None,
     metric_items: Sequence[str] | None = None,
-) -> dict[str, float | str]:
+) -> Measured:
     """MMDetection's metric keys and 4-decimal values; arguments and errors as ``coco_report``.
 
     'proposal_fast' gives AR@<n> for each n of ``proposal_nums``, which may be any number of them when it is
@@ -54,6 +61,7 @@ def evaluate_coco(
             f"metric: found {list(metrics)}; 'proposal' and '{FAST}' both give AR@<n>, expected one of them"
         )
     values: dict[str, float | str] = {}
+    curves: dict[str, PrCurve] = {}
     if tabled or not metrics:
         report = coco_report(
             ann_file,
@@ -65,9 +73,10 @@ def evaluate_coco(
             iou_thrs=iou_thrs,
         )
         values.update(report.metrics(metric_items=metric_items, classwise=classwise))
+        curves = curves_of(report.tables)
     if FAST in metrics:
         values.update(_fast_recall(ann_file, class_names, results, proposal_nums, thresholds_of(iou_thrs)))
-    return values
+    return Measured(values, curves)
 
 
 def coco_report(
@@ -210,19 +219,24 @@ def _run_hotcoco(comparison: Comparison, thresholds: Floats, caps: list[int]) ->
 
 def _run_pycocotools(comparison: Comparison, thresholds: Floats, caps: list[int]) -> tuple[Floats, Floats]:
     """Precision (T, R, K, A, M) and recall (T, K, A, M) by the COCO API's own Python code."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        loaded = []
-        for annotations in (comparison.truth, comparison.detections):
-            coco = COCO()
-            coco.dataset = comparison.dataset(annotations)
-            coco.createIndex()
-            loaded.append(coco)
-        run = COCOeval(*loaded, comparison.kind)
+        run = opened_pycocotools(comparison, comparison.detections)
         run.params.maxDets = caps
         run.params.iouThrs = thresholds
         run.evaluate()
         run.accumulate()
     return run.eval["precision"], run.eval["recall"]
+
+
+def opened_pycocotools(comparison: Comparison, detections: list[dict[str, Any]]) -> Any:
+    """The COCO API's evaluation of some of a comparison's detections, not yet run."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    loaded = []
+    for records in (comparison.truth, detections):
+        coco = COCO()
+        coco.dataset = comparison.dataset(records)
+        coco.createIndex()
+        loaded.append(coco)
+    return COCOeval(*loaded, comparison.kind)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detector.errors import DatasetError
-from detector.evaluation.annotations import AnnotationFile, ImageId
+from detector.evaluation.annotations import INSTEAD, AnnotationFile, ImageId
 from detector.evaluation.results import box_records, segm_records
 from detector.structures import masks
 from detector.structures.samples import Detections
@@ -80,8 +80,13 @@ def pose(
     return Comparison(metric, images, wanted, _numbered(truth), _numbered(detections), number)
 
 
-def require_objects(file: AnnotationFile, class_names: Sequence[str]) -> None:
+def require_objects(file: AnnotationFile, class_names: Sequence[str], *, instead: str = INSTEAD) -> None:
     """Raise where there is nothing to find, for which COCO's metrics would all be -1.
+
+    Args:
+        file: the ground truth.
+        class_names: the classes that take part.
+        instead: what the message tells the user to do without objects.
 
     Raises:
         DatasetError: the file lacks a class, or has no object of these classes that is no crowd.
@@ -92,8 +97,8 @@ def require_objects(file: AnnotationFile, class_names: Sequence[str]) -> None:
     raise DatasetError(
         f"{file.path}: found no object of the classes {', '.join(class_names[:8])}"
         f"{', …' if len(class_names) > 8 else ''} that is no crowd, expected ground truth to "
-        f"compare with among its {len(file.annotations)} annotations. Set `classes` to classes of this file, "
-        "or use --format-only or --out"
+        f"compare with among its {len(file.annotations)} annotations. Set `classes` to classes of this file. "
+        f"{instead}"
     )
 
 

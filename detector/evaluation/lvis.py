@@ -26,9 +26,9 @@ import numpy as np
 
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.annotations import AnnotationFile, ImageId, read_truth
-from detector.evaluation.coco import EVALUATORS, FAST, evaluate_coco, thresholds_of
+from detector.evaluation.coco import EVALUATORS, FAST, evaluate_coco, opened_pycocotools, thresholds_of
 from detector.evaluation.comparison import Comparison, pose
-from detector.evaluation.report import Floats, MetricTable
+from detector.evaluation.report import Floats, Measured, MetricTable, PrCurve, curves_of
 from detector.structures.samples import Detections
 
 TABLES = ("bbox", "segm")
@@ -88,6 +88,13 @@ class LvisReport:
 
 
 def evaluate_lvis(
+    ann_file: str | Path, class_names: Sequence[str], results: Mapping[ImageId, Detections], **options: Any
+) -> dict[str, float | str]:
+    """The metrics of ``measure_lvis``; arguments and errors as there."""
+    return measure_lvis(ann_file, class_names, results, **options).metrics
+
+
+def measure_lvis(
     ann_file: str | Path,
     class_names: Sequence[str],
     results: Mapping[ImageId, Detections],
@@ -97,7 +104,7 @@ def evaluate_lvis(
     evaluator: str = "hotcoco",
     proposal_nums: Sequence[int] = (100, 300, 1000),
     iou_thrs: Sequence[float] | None = None,
-) -> dict[str, float | str]:
+) -> Measured:
     """Metric keys of LVIS; arguments and errors as ``lvis_report``.
 
     'proposal' and 'proposal_fast' are class-free and measured as on COCO: federated rules need classes.
@@ -105,25 +112,17 @@ def evaluate_lvis(
     check_metrics(metrics)
     tabled = [metric for metric in metrics if metric in TABLES]
     values: dict[str, float | str] = {}
+    curves: dict[str, PrCurve] = {}
+    shared: dict[str, Any] = {"evaluator": evaluator, "iou_thrs": iou_thrs}
     if tabled:
-        report = lvis_report(
-            ann_file, class_names, results, metrics=tabled, evaluator=evaluator, iou_thrs=iou_thrs
-        )
+        report = lvis_report(ann_file, class_names, results, metrics=tabled, **shared)
         values.update(report.metrics(classwise=classwise))
+        curves = curves_of(report.tables)
     free = [metric for metric in metrics if metric not in TABLES]
     if free:
-        values.update(
-            evaluate_coco(
-                ann_file,
-                class_names,
-                results,
-                metrics=free,
-                evaluator=evaluator,
-                proposal_nums=proposal_nums,
-                iou_thrs=iou_thrs,
-            )
-        )
-    return values
+        shared["proposal_nums"] = proposal_nums
+        values.update(evaluate_coco(ann_file, class_names, results, metrics=free, **shared))
+    return Measured(values, curves)
 
 
 def lvis_report(
@@ -248,22 +247,13 @@ def _run_hotcoco(comparison: Comparison, thresholds: Floats) -> tuple[Floats, Fl
 
 def _run_pycocotools(comparison: Comparison, thresholds: Floats) -> tuple[Floats, Floats]:
     """The same by pycocotools, told by hand which detections take part and which cannot be false."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     looked_for = {image["id"]: set(image["neg_category_ids"]) for image in comparison.images}
     for record in comparison.truth:
         looked_for[record["image_id"]].add(record["category_id"])
     taking_part = [d for d in comparison.detections if d["category_id"] in looked_for[d["image_id"]]]
     unsure = {image["id"]: set(image["not_exhaustive_category_ids"]) for image in comparison.images}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        loaded = []
-        for annotations in (comparison.truth, taking_part):
-            coco = COCO()
-            coco.dataset = comparison.dataset(annotations)
-            coco.createIndex()
-            loaded.append(coco)
-        run = COCOeval(*loaded, comparison.kind)
+        run = opened_pycocotools(comparison, taking_part)
         run.params.maxDets, run.params.iouThrs = [MAX_DETECTIONS], thresholds
         run.evaluate()
         for one in run.evalImgs:

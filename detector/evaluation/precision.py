@@ -8,7 +8,7 @@ Source: checked against MMDetection's ``eval_map`` (core/evaluation/mean_ap.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.overlaps import areas, overlaps
+from detector.evaluation.report import PrCurve
 
 MODES = ("area", "11points")
 
@@ -47,12 +48,16 @@ class ClassPrecision:
         recall: share of the objects found by all detections together.
         objects: objects that count.
         detections: detections of the class in all images.
+        recalls: (detections,) from the best score on.
+        precisions: (detections,) at the same detections.
     """
 
     ap: float
     recall: float
     objects: int
     detections: int
+    recalls: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    precisions: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
 
 def class_precisions(
@@ -96,6 +101,21 @@ def mean_ap(per_class: Sequence[ClassPrecision]) -> float:
     """Mean over the classes that have objects; 0 if none has."""
     known = [one.ap for one in per_class if one.objects]
     return float(np.mean(known)) if known else 0.0
+
+
+def mean_curve(per_class: Sequence[ClassPrecision]) -> PrCurve:
+    """Precision at COCO's 101 recall points, averaged over the classes that have objects.
+
+    At each point the best precision of that recall or a higher one counts; 0 beyond the recall reached.
+    """
+    points = np.linspace(0.0, 1.0, 101)
+    known = [one for one in per_class if one.objects]
+    total = np.zeros(len(points))
+    for one in known:
+        reached = np.searchsorted(one.recalls, points - 1e-9)
+        best = np.append(np.maximum.accumulate(one.precisions[::-1])[::-1], 0.0)
+        total += best[reached]
+    return PrCurve(recall=points, precision=total / max(1, len(known)))
 
 
 def average_precision(recalls: Floats, precisions: Floats, *, mode: str = "area") -> float:
@@ -147,7 +167,12 @@ def _one_class(
     precisions = hits / np.maximum(hits + false, tiny)
     ap = average_precision(recalls, precisions, mode=mode) if total else 0.0
     return ClassPrecision(
-        ap=ap, recall=float(recalls[-1]) if len(hits) and total else 0.0, objects=total, detections=len(hits)
+        ap=ap,
+        recall=float(recalls[-1]) if len(hits) and total else 0.0,
+        objects=total,
+        detections=len(hits),
+        recalls=recalls,
+        precisions=precisions,
     )
 
 

@@ -7,8 +7,8 @@ Source: COCO API ``COCOeval.summarize``; keys and rounding as MMDetection's ``Co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ ITEMS = (
     *("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000"),
 )
 
+#: overlap from which on a detection is right, in the curves that are kept
+CURVE_IOU = 0.5
+
 Floats = NDArray[np.float64]
 
 
@@ -30,6 +33,20 @@ class PrCurve:
 
     recall: Floats
     precision: Floats
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation gives.
+
+    Attributes:
+        metrics: values by name.
+        curves: precision over recall at IoU CURVE_IOU by kind of overlap ('bbox', 'segm'), where it was
+            measured.
+    """
+
+    metrics: dict[str, float | str]
+    curves: dict[str, PrCurve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,15 @@ class CocoReport:
                 known = {name: ap for name, ap in table.by_class().items() if ap == ap}
                 values.update({f"{metric}_AP/{name}": round(ap, 4) for name, ap in known.items()})
         return values
+
+
+def curves_of(tables: Mapping[str, MetricTable]) -> dict[str, PrCurve]:
+    """The curve of every table of a labelled overlap that was evaluated at CURVE_IOU."""
+    return {
+        metric: table.pr_curve(iou=CURVE_IOU)
+        for metric, table in tables.items()
+        if metric != "proposal" and np.isclose(table.iou_thrs, CURVE_IOU).any()
+    }
 
 
 def _mean_known(table: Floats) -> float:

@@ -16,13 +16,31 @@ from numpy.typing import NDArray
 
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.coco import counts_of
-from detector.evaluation.precision import BoxTruth, ClassPrecision, Range, class_precisions, mean_ap
+from detector.evaluation.precision import (
+    BoxTruth,
+    ClassPrecision,
+    Range,
+    class_precisions,
+    mean_ap,
+    mean_curve,
+)
 from detector.evaluation.recall import proposal_recalls
+from detector.evaluation.report import CURVE_IOU, Measured
 
 METRICS = ("mAP", "recall")
 
 
 def evaluate_voc(
+    detections: Sequence[Sequence[NDArray[Any]]],
+    truth: Sequence[BoxTruth],
+    class_names: Sequence[str],
+    **options: Any,
+) -> dict[str, float | str]:
+    """The metrics of ``measure_voc``; arguments and errors as there."""
+    return measure_voc(detections, truth, class_names, **options).metrics
+
+
+def measure_voc(
     detections: Sequence[Sequence[NDArray[Any]]],
     truth: Sequence[BoxTruth],
     class_names: Sequence[str],
@@ -33,7 +51,7 @@ def evaluate_voc(
     scale_ranges: Sequence[Range] | None = None,
     proposal_nums: Sequence[int] = (100, 300, 1000),
     classwise: bool = False,
-) -> dict[str, float | str]:
+) -> Measured:
     """MMDetection's metric keys for VOC data, in legacy coordinates.
 
     Args:
@@ -59,7 +77,7 @@ def evaluate_voc(
     thresholds = _thresholds(iou_thr)
     _check(truth, metrics, scale_ranges or ())
     if metrics[0] == "recall":
-        return dict(_recalls(detections, truth, thresholds, counts_of(proposal_nums)))
+        return Measured(dict(_recalls(detections, truth, thresholds, counts_of(proposal_nums))))
     mode = "11points" if year == 2007 else "area"
 
     def tables(scale_range: Range | None = None) -> list[list[ClassPrecision]]:
@@ -74,7 +92,10 @@ def evaluate_voc(
         values[f"mAP_{low:g}_{high:g}"] = float(np.mean([mean_ap(table) for table in tables((low, high))]))
     for threshold, table in zip(thresholds, every, strict=True) if classwise else ():
         values.update(_by_class(table, class_names, _percent(threshold)))
-    return values
+    curves = {}
+    if CURVE_IOU in thresholds:
+        curves["bbox"] = mean_curve(every[thresholds.index(CURVE_IOU)])
+    return Measured(values, curves)
 
 
 def _check(truth: Sequence[BoxTruth], metrics: Sequence[str], scale_ranges: Sequence[Any]) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from detector.errors import ConfigError
 from detector.layers.conv_aws import ConvAWS2d
 from detector.layers.deform_conv import DeformConv2dPack, ModulatedDeformConv2dPack
+from detector.layers.folding import convolve_and_normalise
 from detector.layers.norm import add_norm
 from detector.layers.sac import SAConv2d
 from detector.structures.specs import ActSpec, ConvSpec, NormSpec
@@ -148,9 +149,10 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W')."""
-        x = self.conv(x)
-        if self._norm_name is not None:
-            x = getattr(self, self._norm_name)(x)
+        if self._norm_name is None:
+            x = self.conv(x)
+        else:
+            x = convolve_and_normalise(self.conv, getattr(self, self._norm_name), x)
         return x if self.activate is None else self.activate(x)
 
     @torch.no_grad()

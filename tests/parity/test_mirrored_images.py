@@ -105,7 +105,7 @@ def test_a_mirrored_image_gives_mirrored_detections(name: str) -> None:
         assert (masks.areas(found.masks) > 0).sum() >= 5
 
 
-@pytest.mark.parametrize("direction", ["vertical", "diagonal"])
+@pytest.mark.parametrize("direction", ["diagonal"])
 @torch.no_grad()
 def test_every_direction_goes_there_and_back(direction: str) -> None:
     model, image = model_of("mask_rcnn"), WEIGHTS.golden_image(*SIZE)

@@ -31,6 +31,12 @@ EXCEPTIONS: dict[str, dict[str, float]] = {
     "gn+ws__faster_rcnn_r50_fpn_gn_ws-all_1x_coco": {"feats": 3e-4, "raw": 3e-4},
     # one gradient of 0.17 in 1087, a sum that cancels: in float64 it is 0.1686, recorded 0.1678, here 0.1662
     "detectors__detectors_cascade_rcnn_r50_1x_coco": {"grads": 2e-2},
+    # convolution kernels of another number of threads or another processor round differently, and these
+    # gradients are sums that cancel: measured with one thread 3.6e-4 and 3.5e-3 (YOLOv3), 1.1e-3 (NAS-FCOS),
+    # on another processor 3.6e-4 (NAS-FPN); with two threads here all are below 1e-5
+    "yolo__yolov3_d53_320_273e_coco": {"grad_norm": 1e-3, "grads": 1e-2},
+    "nas_fcos__nas_fcos_nashead_r50_caffe_fpn_gn-head_4x4_1x_coco": {"grads": 5e-3},
+    "nas_fpn__retinanet_r50_fpn_crop640_50e_coco": {"grad_norm": 1e-3, "grads": 5e-3},
     # 9,002 scores are exactly 1: which of them come first the reference left to an unstable sort
     "pvt__retinanet_pvt-t_fpn_1x_coco": {"unmatched": 1.0},
 }

@@ -18,15 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detector.data.class_names import VOC_CLASSES
 from detector.data.converters.documents import Note, note_to_log, raise_problems, write_document
 from detector.data.converters.voc_xml import VocImage, VocObject, read_image
 from detector.data.parallel import run_ordered
 from detector.errors import DatasetError
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 SPLITS = ("train", "val", "trainval", "test")
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.collector import collector_paused
 from detector.data.datasets.base import MIN_SIDE, DetectionDataset
 from detector.data.datasets.coco_file import (
     CocoColumns,
-    collector_paused,
     entry_value,
     map_classes,
     read_coco,

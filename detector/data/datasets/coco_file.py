@@ -6,11 +6,9 @@ Boxes: xywh float64 pixels of the original image, as COCO writes them.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,22 +52,6 @@ class CocoColumns:
     ignore: NDArray[np.bool_]
     segmentations: list[Any]
     categories: dict[int, str]
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Hold the cycle collector back while millions of objects without cycles are made.
-
-    It would walk over all of them again and again: COCO's 118,000 images and 860,000 annotations take 18 s of
-    processor time with it paused, 32 s without.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def read_json(path: Path) -> dict[str, Any]:

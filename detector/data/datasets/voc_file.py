@@ -110,7 +110,7 @@ class VocReader:
         folder = self.img_subdir
         if image_in_folder:
             folder = (tree.findtext("folder") or "").strip()
-        file_name = os.path.join(folder, self.images.get(name, f"{name}.jpg"))  # noqa: PTH118  (a text)
+        file_name = self._file_name(name, folder)
         height, width = _size(tree, path, self.root / file_name)
         objects = tree.findall("object")
         boxes = [_box(node, path, i) for i, node in enumerate(objects, start=1)]
@@ -122,6 +122,38 @@ class VocReader:
             boxes=np.array(boxes, np.float64).reshape(-1, 4),
             difficult=[(node.findtext("difficult") or "0").strip() not in ("", "0") for node in objects],
         )
+
+    def annotates_none(self, names: list[str]) -> bool:
+        """Whether no name has an XML file, as in the test split that VOC's server judges."""
+        return not any((self.ann_dir / f"{name}.xml").exists() for name in names)
+
+    def read_image(self, name: str) -> VocFile:
+        """An image without an XML file: its size, and no object.
+
+        Raises:
+            DatasetError: the image is missing or unreadable.
+        """
+        file_name = self._file_name(name, self.img_subdir)
+        try:
+            height, width = _header_hw(self.root / file_name)
+        except OSError as error:
+            raise DatasetError(
+                f"{self.root / file_name}: cannot be read ({error}), and {self.ann_dir / name}.xml does not "
+                "exist; an image is needed, and for training and evaluation its annotation file. Correct "
+                "img_prefix, or remove the line."
+            ) from error
+        return VocFile(file_name, height, width, names=[], boxes=np.zeros((0, 4)), difficult=[])
+
+    def _file_name(self, name: str, folder: str) -> str:
+        return os.path.join(folder, self.images.get(name, f"{name}.jpg"))  # noqa: PTH118  (a text)
+
+
+def _header_hw(image: Path) -> tuple[int, int]:
+    """(height, width) of an image by its header."""
+    from PIL import Image
+
+    with Image.open(image) as picture:
+        return picture.size[1], picture.size[0]
 
 
 def _size(tree: ET.Element, path: Path, image: Path) -> tuple[int, int]:
@@ -135,11 +167,8 @@ def _size(tree: ET.Element, path: Path, image: Path) -> tuple[int, int]:
         ) from error
     if height > 0 and width > 0:
         return height, width
-    from PIL import Image
-
     try:
-        with Image.open(image) as picture:
-            return picture.size[1], picture.size[0]
+        return _header_hw(image)
     except OSError as error:
         raise DatasetError(
             f"{path}: states no size, and its image {image} cannot be read ({error}). Correct either."

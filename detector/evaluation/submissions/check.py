@@ -6,12 +6,12 @@ still be refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from detector.data.converters.voc_to_coco import VOC_CLASSES
+from detector.data.class_names import VOC_CLASSES
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.annotations import AnnotationFile, read_annotations
 from detector.evaluation.submissions import cityscapes, coco, voc
@@ -85,6 +85,7 @@ def check_submission(
     *,
     annotations: str | Path | None = None,
     kind: str | None = None,
+    classes: Collection[str] | None = None,
     max_megabytes: float | None = None,
     shown: int = 3,
 ) -> Report:
@@ -95,6 +96,7 @@ def check_submission(
         annotations: COCO-format file of the split (image info is enough), or VOC's list of image names;
             without it neither missing images nor sizes can be checked.
         kind: 'coco', 'cityscapes', 'lvis' or 'voc'; None to tell from the files.
+        classes: names that VOC's files may end with; None for those of the annotations, else VOC's 20.
         max_megabytes: largest zip, in place of what is known of the server.
         shown: places shown of each kind of fault.
 
@@ -109,7 +111,9 @@ def check_submission(
     file, stems = _split(annotations)
     with opened(path, findings) as package:
         chosen = kind or guess_kind(package, file)
-        _check_content(package, chosen, file, stems, findings)
+        if classes is None:
+            classes = VOC_CLASSES if file is None else tuple(file.categories)
+        _check_content(package, chosen, file, stems, classes, findings)
         limit = max_megabytes if max_megabytes is not None else SERVERS[chosen].max_megabytes
         max_bytes = None if limit is None else round(limit * 1e6)
         if max_bytes is not None and not findings:
@@ -165,6 +169,7 @@ def _check_content(
     kind: str,
     file: AnnotationFile | None,
     stems: dict[str, tuple[int, int] | None] | None,
+    classes: Collection[str],
     findings: Findings,
 ) -> None:
     if package.form == "zip" and not package.names:
@@ -174,7 +179,6 @@ def _check_content(
     if kind == "cityscapes":
         cityscapes.check(package, file, findings)
     elif kind == "voc":
-        classes = VOC_CLASSES if file is None else tuple(file.categories)
         voc.check(package, stems, findings, classes=classes)
     else:
         most_used = SERVERS[kind].most_used

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from detector.data.converters.voc_to_coco import VOC_CLASSES
+from detector.data.class_names import VOC_CLASSES
 from detector.errors import DatasetError
 from detector.evaluation.annotations import ImageId
 from detector.evaluation.submissions import cityscapes, coco, voc
@@ -65,6 +65,12 @@ def _text_format(split: Split) -> str:
         "nor Pascal VOC's (its 20 classes, or a list of image names); expected one of them. Give "
         "jsonfile_prefix for COCO and LVIS."
     )
+
+
+def text_prefix(prefix: str | Path, part: str) -> str:
+    """``txtfile_prefix`` of one of several data sets: a folder of its own in the one that was asked for."""
+    path = Path(prefix)
+    return str(path.parent / part / path.name if voc.PREFIX.fullmatch(path.name) else path / part)
 
 
 def write_files(

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from detector.data.converters.voc_to_coco import VOC_CLASSES
+from detector.data.class_names import VOC_CLASSES
 from detector.errors import DatasetError
 from detector.evaluation.annotations import ImageId
 from detector.evaluation.files import write_bytes

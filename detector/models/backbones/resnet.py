@@ -24,6 +24,7 @@ from detector.errors import ConfigError
 from detector.layers.context_block import ContextBlock
 from detector.layers.conv import make_conv
 from detector.layers.deform_conv import DeformConv2dPack, ModulatedDeformConv2dPack, zero_
+from detector.layers.folding import convolve_and_normalise
 from detector.layers.generalized_attention import GeneralizedAttention
 from detector.layers.init import InitRules, apply_rules, is_pretrained
 from detector.layers.norm import add_norm, freeze, make_norm
@@ -84,8 +85,9 @@ class Residual(nn.Module):
         raise NotImplementedError
 
     def _inner(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.branch(x) + identity
+        identity = x if self.downsample is None else _project(self.downsample, x)
+        branch = self.branch(x)
+        return branch + identity if torch.is_grad_enabled() else branch.add_(identity)
 
     def summed(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W'), the sum before its activation."""
@@ -96,6 +98,15 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         return self.relu(self.summed(x))
+
+
+def _project(downsample: nn.Module, x: Tensor) -> Tensor:
+    """The shortcut's projection: perhaps a pooling, a convolution and its norm."""
+    if not isinstance(downsample, nn.Sequential) or len(downsample) < 2:
+        return downsample(x)
+    for pooling in downsample[:-2]:
+        x = pooling(x)
+    return convolve_and_normalise(downsample[-2], downsample[-1], x)
 
 
 class BasicBlock(Residual):
@@ -131,8 +142,8 @@ class BasicBlock(Residual):
 
     def branch(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, planes, H', W'), before the sum."""
-        x = self.relu(getattr(self, self._norm1)(self.conv1(x)))
-        return getattr(self, self._norm2)(self.conv2(x))
+        x = self.relu(convolve_and_normalise(self.conv1, getattr(self, self._norm1), x))
+        return convolve_and_normalise(self.conv2, getattr(self, self._norm2), x)
 
     @property
     def last_norm(self) -> nn.Module:
@@ -186,9 +197,9 @@ class Bottleneck(Residual):
 
     def branch(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, planes * 4, H', W'), before the sum."""
-        x = self._plugged(0, self.relu(getattr(self, self._norm1)(self.conv1(x))))
-        x = self._plugged(1, self.relu(getattr(self, self._norm2)(self.conv2(x))))
-        return self._plugged(2, getattr(self, self._norm3)(self.conv3(x)))
+        x = self._plugged(0, self.relu(convolve_and_normalise(self.conv1, getattr(self, self._norm1), x)))
+        x = self._plugged(1, self.relu(convolve_and_normalise(self.conv2, getattr(self, self._norm2), x)))
+        return self._plugged(2, convolve_and_normalise(self.conv3, getattr(self, self._norm3), x))
 
     def _plugged(self, position: int, x: Tensor) -> Tensor:
         for name in self._plugins[position]:
@@ -400,8 +411,9 @@ class ResNet(nn.Module):
 
     def enter(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, stem channels, H / 4, W / 4), the input of the first stage."""
-        x = self.stem(x) if self.deep_stem else self.relu(getattr(self, self._norm1)(self.conv1(x)))
-        return self.maxpool(x)
+        if self.deep_stem:
+            return self.maxpool(self.stem(x))
+        return self.maxpool(self.relu(convolve_and_normalise(self.conv1, getattr(self, self._norm1), x)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) gives the maps of ``out_indices``."""

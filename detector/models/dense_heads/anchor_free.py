@@ -62,6 +62,7 @@ class AnchorFreeHead(DenseHead):
     """Towers ``cls_convs`` and ``reg_convs`` with the outputs ``conv_cls`` and ``conv_reg``."""
 
     _version = 1
+    merges_views = True
 
     def __init__(
         self,

@@ -62,6 +62,8 @@ def level_rows(level_map: Tensor, channels: int) -> Tensor:
 class AnchorHead(DenseHead):
     """One 1x1 convolution each for classes and boxes; base of the heads on anchors."""
 
+    merges_views = True
+
     def __init__(
         self,
         *,

@@ -91,6 +91,8 @@ class FeatureAdaption(nn.Module):
 class GuidedAnchorHead(AnchorHead):
     """Location, size, class and box of one anchor per cell; base of the proposal and the RetinaNet form."""
 
+    merges_views = False  # as a dense head; the proposals of views do merge
+
     def __init__(
         self,
         *,

@@ -8,7 +8,7 @@ models/dense_heads/ga_rpn_head.py and ga_retina_head.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from detector.models.dense_heads.guided_anchor import (
 )
 from detector.models.dense_heads.retina import add_towers, through
 from detector.models.dense_heads.rpn import ProposalSpec
+from detector.ops.merging import merge_proposals
 from detector.ops.nms import batched_nms
 from detector.structures.samples import ImageMeta, Targets
 from detector.structures.specs import ConvSpec, InitSpec, NormSpec
@@ -120,6 +121,12 @@ class GARPNHead(GuidedAnchorHead):
             kept, kept_scores = kept[: spec.max_per_img], kept_scores[: spec.max_per_img]
             results.append(torch.cat((boxes[kept], kept_scores[:, None]), dim=1))
         return results
+
+    def propose_views(self, raws: Iterable[Any], metas: Sequence[ImageMeta]) -> Tensor:
+        """As in ``RPNHead``."""
+        found = [self.propose(raw, [meta])[0] for raw, meta in zip(raws, metas, strict=True)]
+        spec = self.proposal_test
+        return merge_proposals(found, metas, iou_threshold=spec.nms.iou_threshold, max_num=spec.max_per_img)
 
 
 class GARetinaHead(GuidedAnchorHead):

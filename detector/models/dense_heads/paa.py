@@ -47,6 +47,8 @@ def vote(found: Detections, rivals: Candidates) -> Detections:
 class PAAHead(ATSSHead):
     """ATSS's layers; the third map is an IoU."""
 
+    merges_views = False  # scores are voted on after suppression
+
     def __init__(
         self, *, topk: int = 9, score_voting: bool = True, covariance_type: str = "diag", **kwargs: Any
     ) -> None:

@@ -8,7 +8,7 @@ models/dense_heads/rpn_head.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +20,7 @@ from detector.layers.conv import ConvModule
 from detector.layers.init import InitRules, apply_rules, init_conv_modules
 from detector.models.dense_heads.anchor_targets import anchor_targets, flatten_levels, map_sizes
 from detector.models.dense_heads.selection import best_rows
+from detector.ops.merging import merge_proposals
 from detector.ops.nms import batched_nms
 from detector.structures.samples import ImageMeta, Targets
 from detector.structures.specs import InitSpec, NmsSpec, Spec
@@ -194,6 +195,17 @@ class RPNHead(nn.Module):
             self._propose_image(merged[0][b], merged[1][b], merged[2][b], merged[3], meta.input_hw, spec)
             for b, meta in enumerate(metas)
         ]
+
+    def propose_views(self, raws: Iterable[RawOutputs], metas: Sequence[ImageMeta]) -> Tensor:
+        """Proposals of one image, (K, 5) box in original pixels and score, best first, from several views.
+
+        Args:
+            raws: raw outputs of each view, a batch of one.
+            metas: of each view.
+        """
+        found = [self.propose(raw, [meta])[0] for raw, meta in zip(raws, metas, strict=True)]
+        spec = self.test_cfg
+        return merge_proposals(found, metas, iou_threshold=spec.nms.iou_threshold, max_num=spec.max_per_img)
 
     def _propose_image(
         self,

@@ -52,6 +52,7 @@ class ApproxTrainSpec(AnchorTrainSpec):
 class SABLRetinaHead(AnchorHead):
     """RetinaNet's towers; class, buckets and offsets of every cell."""
 
+    merges_views = False
     cls_convs: nn.ModuleList
     reg_convs: nn.ModuleList
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from detector.ops.nms import batched_nms
 from detector.structures.boxes import rescale_to_original
 from detector.structures.samples import Detections, ImageMeta
 from detector.structures.specs import NmsSpec, Spec
+from detector.structures.views import boxes_from_view
 
 NMS_05 = NmsSpec(iou_threshold=0.5)
 
@@ -46,6 +48,18 @@ class DenseTestSpec(Spec):
     nms: NmsSpec | None = NMS_05
     max_per_img: int = 100
     min_bbox_size: float = 0
+
+
+class Suppression(Protocol):
+    """What ``suppress`` needs of test settings, as in ``DenseTestSpec``."""
+
+    @property
+    def nms(self) -> NmsSpec | None:
+        """Suppression within a class."""
+
+    @property
+    def max_per_img(self) -> int:
+        """Most detections of an image."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ def pick(scores: Tensor, score_thr: float, limit: int) -> tuple[Tensor, Tensor, 
     keep = scores > score_thr
     if 0 < limit < scores.numel():
         best = scores.flatten().topk(limit).values[-1]  # one pass instead of sorting every pair
-        keep &= scores >= best
+        keep = keep & (scores >= best)
     rows, labels = torch.nonzero(keep, as_tuple=True)
     values, order = scores[rows, labels].sort(descending=True, stable=True)
     if limit > 0:
@@ -178,7 +192,17 @@ def to_original(found: Candidates, meta: ImageMeta, *, rescale: bool) -> Candida
     return replace(found, boxes=rescale_to_original(found.boxes, meta.scale_factor)) if rescale else found
 
 
-def suppress(found: Candidates, spec: DenseTestSpec) -> Detections:
+def joined(found: Sequence[Candidates], metas: Sequence[ImageMeta]) -> Candidates:
+    """Candidates of several views of one image, each in pixels of its view, as one set in original pixels."""
+    return Candidates(
+        boxes=torch.cat([boxes_from_view(f.boxes, meta) for f, meta in zip(found, metas, strict=True)]),
+        scores=torch.cat([f.scores for f in found]),
+        labels=torch.cat([f.labels for f in found]),
+        class_scores=torch.cat([f.class_scores for f in found]),
+    )
+
+
+def suppress(found: Candidates, spec: Suppression) -> Detections:
     """The best of one image after suppression within classes, best first.
 
     Detections are in the pixels of the candidates; none give empty tensors.

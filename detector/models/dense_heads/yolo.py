@@ -23,7 +23,7 @@ from detector.layers.init import InitRules, apply_rules, normal_
 from detector.losses.cross_entropy import binary_targets
 from detector.models.dense_heads.anchor_targets import flatten_levels, map_sizes
 from detector.models.dense_heads.dense_head import DenseHead
-from detector.ops.nms import batched_nms
+from detector.models.dense_heads.selection import Candidates, suppress, to_original
 from detector.structures.samples import Detections, ImageMeta, Targets
 from detector.structures.specs import ActSpec, ConvSpec, NmsSpec, NormSpec, Spec
 from detector.targets.assigners.grid import GridAssigner
@@ -74,6 +74,8 @@ def _logit(probability: float) -> float:
 
 class YOLOV3Head(DenseHead):
     """Two convolutions per level."""
+
+    merges_views = True
 
     def __init__(
         self,
@@ -218,30 +220,30 @@ class YOLOV3Head(DenseHead):
         return goal, background
 
     @torch.no_grad()
-    def predict(
-        self, raw: Sequence[Tensor], metas: Sequence[ImageMeta], *, rescale: bool
-    ) -> list[Detections]:
-        """Detections of B images by descending score; boxes are not clipped to the image."""
+    def select(self, raw: Sequence[Tensor], metas: Sequence[ImageMeta], *, rescale: bool) -> list[Candidates]:
+        """Candidates of B images before suppression; boxes are not clipped to the image."""
         anchors = self.prior_generator.grid_priors(map_sizes(raw), raw[0].device)
         flat = flatten_levels([level.float() for level in raw], 5 + self.num_classes)
         codes = torch.cat((flat[..., :2].sigmoid(), flat[..., 2:4]), dim=-1)
         boxes = self.bbox_coder.decode(torch.cat(anchors), codes, self._strides(anchors))
         objectness, scores = flat[..., 4].sigmoid(), flat[..., 5:].sigmoid()
-        results = []
-        for i, meta in enumerate(metas):
-            own = boxes[i] / boxes.new_tensor(meta.scale_factor) if rescale else boxes[i]
-            results.append(self._detect(own, objectness[i], scores[i]))
-        return results
+        return [
+            to_original(self._likely(boxes[i], objectness[i], scores[i]), meta, rescale=rescale)
+            for i, meta in enumerate(metas)
+        ]
 
-    def _detect(self, boxes: Tensor, objectness: Tensor, scores: Tensor) -> Detections:
-        """Filter and suppress (P, 4) boxes of one image."""
+    def _likely(self, boxes: Tensor, objectness: Tensor, scores: Tensor) -> Candidates:
+        """Those of (P, 4) boxes of one image that are sure enough of an object and of a class."""
         spec = self.test_cfg
         if spec.conf_thr > 0:
             keep = objectness >= spec.conf_thr
             boxes, objectness, scores = boxes[keep], objectness[keep], scores[keep]
         rows, labels = torch.nonzero(scores > spec.score_thr, as_tuple=True)
-        boxes, picked = boxes[rows], scores[rows, labels] * objectness[rows]
-        kept, kept_scores = batched_nms(boxes, picked, labels, spec.nms)
-        if spec.max_per_img > 0:
-            kept, kept_scores = kept[: spec.max_per_img], kept_scores[: spec.max_per_img]
-        return Detections(boxes=boxes[kept], scores=kept_scores, labels=labels[kept])
+        class_scores = scores[rows, labels]
+        return Candidates(boxes[rows], class_scores * objectness[rows], labels, class_scores)
+
+    def predict(
+        self, raw: Sequence[Tensor], metas: Sequence[ImageMeta], *, rescale: bool
+    ) -> list[Detections]:
+        """Detections of B images by descending score, in original pixels with ``rescale``."""
+        return [suppress(found, self.test_cfg) for found in self.select(raw, metas, rescale=rescale)]

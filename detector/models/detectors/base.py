@@ -10,12 +10,38 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detector.structures.samples import Batch, Detections
+from detector.errors import ConfigError
+from detector.structures.samples import Batch, Detections, ImageMeta
 
 
 def chained(neck: nn.Module | Sequence[nn.Module] | None) -> nn.Module | None:
     """One module of a neck given as a list: its parts in turn, ``neck.0``, ``neck.1`` in a checkpoint."""
     return nn.Sequential(*neck) if isinstance(neck, (list, tuple)) else neck  # type: ignore[return-value]
+
+
+def metas_of_views(views: Sequence[Batch], *, head: nn.Module) -> list[ImageMeta]:
+    """The meta of each view of one image.
+
+    Args:
+        views: one batch per view.
+        head: what would have to merge them; one without a true ``merges_views`` is refused.
+
+    Raises:
+        ConfigError: the head has no test-time augmentation, or a batch holds several images.
+    """
+    if not getattr(head, "merges_views", False):
+        raise ConfigError(
+            f"test pipeline: found {len(views)} views per image; expected 1: test-time augmentation is not "
+            f"defined for {type(head).__name__}, here as in MMDetection 2.28. Use one img_scale and "
+            "flip=False in MultiScaleFlipAug."
+        )
+    sizes = [len(view.metas) for view in views]
+    if any(size != 1 for size in sizes):
+        raise ConfigError(
+            f"views of an image: found batches of {max(sizes)} images; expected 1: test-time augmentation "
+            "takes images one by one. Pass the views of each image by themselves."
+        )
+    return [view.metas[0] for view in views]
 
 
 class Detector(nn.Module):
@@ -45,6 +71,18 @@ class Detector(nn.Module):
 
     def predict(self, batch: Batch, *, rescale: bool = True) -> list[Detections]:
         """Detections of B images, in original pixels with ``rescale``."""
+        raise NotImplementedError
+
+    def predict_views(self, views: Sequence[Batch]) -> Detections:
+        """Detections of one image, in original pixels, from several views of it (test-time augmentation).
+
+        Args:
+            views: one batch of one image per view, at least one.
+
+        Raises:
+            ConfigError: it is not defined for this model, or a batch holds several images.
+        """
+        metas_of_views(views, head=self)
         raise NotImplementedError
 
     def init_weights(self) -> None:

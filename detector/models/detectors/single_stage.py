@@ -7,12 +7,14 @@ Checked against mmdet 2.28.2 models/detectors/single_stage.py; attribute names a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from detector.layers.init import InitRules, apply_rules
 from detector.models.dense_heads.dense_head import DenseHead
-from detector.models.detectors.base import Detector, chained
+from detector.models.detectors.base import Detector, chained, metas_of_views
 from detector.structures.samples import Batch, Detections
 
 
@@ -55,4 +57,16 @@ class SingleStageDetector(Detector):
         """Detections of B images, best first within the reference's order."""
         return self.bbox_head.predict(
             self.bbox_head(self.extract_feat(batch.images)), batch.metas, rescale=rescale
+        )
+
+    @torch.no_grad()
+    def predict_views(self, views: Sequence[Batch]) -> Detections:
+        """Detections of one image, in original pixels, from views of it; the maps of one at a time in memory.
+
+        Raises:
+            ConfigError: the head has no test-time augmentation, or a batch holds several images.
+        """
+        metas = metas_of_views(views, head=self.bbox_head)
+        return self.bbox_head.predict_views(
+            (self.bbox_head(self.extract_feat(view.images)) for view in views), metas
         )

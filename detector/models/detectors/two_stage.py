@@ -7,12 +7,14 @@ Checked against mmdet 2.28.2 models/detectors/two_stage.py; attribute names are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from detector.layers.init import InitRules, apply_rules
 from detector.models.dense_heads.rpn import RPNHead
-from detector.models.detectors.base import Detector, chained
+from detector.models.detectors.base import Detector, chained, metas_of_views
 from detector.models.roi_heads.roi_head import RoIHead
 from detector.structures.samples import Batch, Detections
 
@@ -69,9 +71,23 @@ class TwoStageDetector(Detector):
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch.metas)
         return self.roi_head.predict(feats, proposals, batch.metas, rescale=rescale)
 
+    @torch.no_grad()
+    def predict_views(self, views: Sequence[Batch]) -> Detections:
+        """Detections of one image, in original pixels, from views of it; the maps of all stay in memory.
+
+        Raises:
+            ConfigError: the RoI head has no test-time augmentation, or a batch holds several images.
+        """
+        metas = metas_of_views(views, head=self.roi_head)
+        feats = [self.extract_feat(view.images) for view in views]
+        proposals = self.rpn_head.propose_views((self.rpn_head(maps) for maps in feats), metas)
+        return self.roi_head.predict_views(feats, proposals[:, :4], metas)
+
 
 class RPN(Detector):
     """Proposals only."""
+
+    merges_views = True
 
     def __init__(
         self,
@@ -97,6 +113,23 @@ class RPN(Detector):
         results = []
         for found, meta in zip(proposals, batch.metas, strict=True):
             boxes = found[:, :4] / found.new_tensor(meta.scale_factor) if rescale else found[:, :4]
-            labels = torch.zeros(len(found), dtype=torch.long, device=found.device)
-            results.append(Detections(boxes=boxes, scores=found[:, 4], labels=labels))
+            results.append(as_detections(boxes, found[:, 4]))
         return results
+
+    @torch.no_grad()
+    def predict_views(self, views: Sequence[Batch]) -> Detections:
+        """Proposals of one image, in original pixels, as detections of label 0, from views of it.
+
+        Raises:
+            ConfigError: a batch holds several images.
+        """
+        metas = metas_of_views(views, head=self)
+        raws = (self.rpn_head(self.extract_feat(view.images)) for view in views)
+        found = self.rpn_head.propose_views(raws, metas)
+        return as_detections(found[:, :4], found[:, 4])
+
+
+def as_detections(boxes: Tensor, scores: Tensor) -> Detections:
+    """Proposals (K, 4) and (K,) as detections of label 0."""
+    labels = torch.zeros_like(scores, dtype=torch.long)
+    return Detections(boxes=boxes, scores=scores, labels=labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -112,7 +113,11 @@ class FPN(nn.Module):
         used = inputs[self.start_level : self.last_level + 1]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
         for i in range(len(laterals) - 1, 0, -1):
-            laterals[i - 1] = laterals[i - 1] + self._grow(laterals[i], laterals[i - 1])
+            grown = self._grow(laterals[i], laterals[i - 1])
+            if torch.is_grad_enabled():
+                laterals[i - 1] = laterals[i - 1] + grown
+            else:
+                laterals[i - 1] += grown
         return laterals
 
     def _extend(self, outs: list[Tensor], last_input: Tensor, last_lateral: Tensor) -> tuple[Tensor, ...]:

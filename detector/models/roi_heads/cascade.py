@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detector.errors import ConfigError
 from detector.models.roi_heads.bbox_heads.bbox_head import BBoxHead, box_targets
 from detector.models.roi_heads.extractors.single_level import SingleRoIExtractor
 from detector.models.roi_heads.mask_heads.fcn import FCNMaskHead
@@ -29,9 +28,10 @@ from detector.models.roi_heads.roi_head import (
     input_boxes,
     instance_masks,
     paste_detections,
+    require_one_per_stage,
     sample_regions,
 )
-from detector.ops.roi_align import boxes_to_rois
+from detector.ops.roi_align import boxes_to_rois, rows_per_image
 from detector.structures.samples import Detections, ImageMeta, Targets
 from detector.targets.samplers.sampling import Sampled
 
@@ -247,14 +247,24 @@ class CascadeRoIHead(RoIHead):
         rescale: bool,
     ) -> list[Detections]:
         """Detections of B images, best first, in original pixels with ``rescale``, else in input pixels."""
-        scene, _ = self._look(feats, None)
+        scene = self.look(feats)
         found = self._predict_boxes(scene, proposals, metas, rescale=rescale)
         return self._predict_masks(scene, found, metas, rescale=rescale) if self.with_mask else found
 
     def _predict_boxes(
         self, scene: Scene, proposals: Sequence[Tensor], metas: Sequence[ImageMeta], *, rescale: bool
     ) -> list[Detections]:
-        """Classes by the mean logits of the stages, boxes by the last one."""
+        head, spec = self._box_head(-1), self.test_cfg
+        regions = self._last_regions(scene, proposals, metas)
+        return [
+            best_detections(head, *part, meta, spec, rescale=rescale)
+            for part, meta in zip(regions, metas, strict=True)
+        ]
+
+    def _last_regions(
+        self, scene: Scene, proposals: Sequence[Tensor], metas: Sequence[ImageMeta]
+    ) -> list[tuple[Tensor, Tensor, Any]]:
+        """Per image the last stage's regions (n, 5), the mean logits of the stages, the last one's deltas."""
         counts, boxes, total = [len(p) for p in proposals], list(proposals), None
         for stage in range(self.num_stages):
             head, rois = self._box_head(stage), boxes_to_rois(boxes)
@@ -262,41 +272,41 @@ class CascadeRoIHead(RoIHead):
             total = scores if total is None else total + scores
             parts = list(head.split_predictions(deltas, counts))
             if stage < self.num_stages - 1:
-                likely = head.likely_class(scores).split(counts)
+                likely = rows_per_image(head.likely_class(scores), counts)
+                own = rows_per_image(rois[:, 1:], counts)
                 boxes = [
                     head.regress_by_class(b, label, d, m.input_hw)
-                    for b, label, d, m in zip(rois[:, 1:].split(counts), likely, parts, metas, strict=True)
+                    for b, label, d, m in zip(own, likely, parts, metas, strict=True)
                 ]
         assert total is not None
-        images = zip(rois.split(counts), (total / self.num_stages).split(counts), parts, metas, strict=True)
-        spec = self.test_cfg
-        return [best_detections(head, r, s, d, meta, spec, rescale=rescale) for r, s, d, meta in images]
+        mean = rows_per_image(total / self.num_stages, counts)
+        return list(zip(rows_per_image(rois, counts), mean, parts, strict=True))
+
+    def look(self, feats: Sequence[Tensor]) -> Scene:
+        """What the stages look at, of L maps (B, channels, h, w)."""
+        return self._look(feats, None)[0]
+
+    def region_boxes(self, scene: Scene, rois: Tensor, meta: ImageMeta) -> tuple[Tensor, Tensor]:
+        """Boxes (K, 4 * C or 4), clipped, and probabilities (K, C + 1) of (K, 5) regions of one image."""
+        ((last, scores, deltas),) = self._last_regions(scene, [rois[:, 1:]], [meta])
+        return self._box_head(-1).decode(last, scores, deltas, meta.input_hw)
+
+    def region_masks(self, scene: Scene, rois: Tensor, labels: Tensor) -> Tensor:
+        """Mean probabilities (K, M, M) of the stages for (K, 5) regions with labels (K,)."""
+        chunks = []
+        for part, chosen in zip(rois.split(_MASK_CHUNK), labels.split(_MASK_CHUNK), strict=True):
+            stages = [head.select(logits, chosen) for head, logits in self._all_masks(scene, part)]
+            chunks.append(torch.stack(stages).mean(dim=0))
+        return torch.cat(chunks)
 
     def _predict_masks(
         self, scene: Scene, found: list[Detections], metas: Sequence[ImageMeta], *, rescale: bool
     ) -> list[Detections]:
         """Add the mean masks of the stages at the original (or, without ``rescale``, the input) size."""
         boxes = input_boxes(found, metas, rescale=rescale)
-        rois, labels = boxes_to_rois(boxes), torch.cat([d.labels for d in found])
-        chunks = []
-        for part, chosen in zip(rois.split(_MASK_CHUNK), labels.split(_MASK_CHUNK), strict=True):
-            stages = [head.select(logits, chosen) for head, logits in self._all_masks(scene, part)]
-            chunks.append(torch.stack(stages).mean(dim=0))
+        masks = self.region_masks(scene, boxes_to_rois(boxes), torch.cat([d.labels for d in found]))
         threshold = self.test_cfg.mask_thr_binary
-        return paste_detections(torch.cat(chunks), boxes, found, metas, threshold=threshold, rescale=rescale)
-
-
-def require_one_per_stage(num_stages: int, lists: dict[str, Sequence[object] | None]) -> None:
-    """Check the lists of a cascade; None counts as absent.
-
-    Raises:
-        ConfigError: a list has not one entry per stage.
-    """
-    for name, values in lists.items():
-        if values is not None and len(values) != num_stages:
-            raise ConfigError(
-                f"{name}: {len(values)} entries for num_stages={num_stages}; give one for each stage."
-            )
+        return paste_detections(masks, boxes, found, metas, threshold=threshold, rescale=rescale)
 
 
 def mask_losses(

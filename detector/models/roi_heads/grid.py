@@ -50,6 +50,8 @@ def jitter(boxes: Tensor, input_hw: tuple[int, int]) -> Tensor:
 class GridRoIHead(StandardRoIHead):
     """Classes as in ``StandardRoIHead``; the boxes kept by suppression are then replaced by the grid's."""
 
+    merges_views = False  # there MMDetection leaves the grid out, so that its boxes are the proposals
+
     def __init__(
         self,
         *,

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
 from detector.models.roi_heads.bbox_heads.bbox_head import BBoxHead
 from detector.ops.mask_paste import paste_masks
+from detector.ops.merging import merge_masks, merge_regions
 from detector.ops.nms import multiclass_nms
+from detector.ops.roi_align import boxes_to_rois
 from detector.structures.boxes import rescale_to_original
 from detector.structures.samples import Detections, ImageMeta, Targets
 from detector.structures.specs import NmsSpec, Spec
+from detector.structures.views import boxes_to_view
 from detector.targets.assigners.assignment import Assigner
 from detector.targets.samplers.sampling import JudgingSampler, RegionJudge, Sampled, Sampler
 
@@ -49,6 +54,10 @@ class RoITestSpec(Spec):
 
 class RoIHead(nn.Module):
     """From proposals to losses or detections."""
+
+    test_cfg: RoITestSpec
+    #: whether ``predict_views`` is defined: where MMDetection tests this head with augmentation
+    merges_views = True
 
     @property
     def with_mask(self) -> bool:
@@ -94,6 +103,62 @@ class RoIHead(nn.Module):
     ) -> list[Detections]:
         """Detections of B images, best first, in original pixels with ``rescale``, else in input pixels."""
         raise NotImplementedError
+
+    def look(self, feats: Sequence[Tensor]) -> Any:
+        """What region predictions look at: L maps (B, channels, h, w), or what a head makes of them."""
+        return feats
+
+    def region_boxes(self, scene: Any, rois: Tensor, meta: ImageMeta) -> tuple[Tensor, Tensor]:
+        """Boxes (K, 4 * C or 4) and probabilities (K, C + 1) of (K, 5) regions of one image."""
+        raise NotImplementedError
+
+    def region_masks(self, scene: Any, rois: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities (K, M, M) of the masks of (K, 5) regions with labels (K,)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict_views(
+        self, feats: Sequence[Sequence[Tensor]], proposals: Tensor, metas: Sequence[ImageMeta]
+    ) -> Detections:
+        """Detections of one image, in original pixels, best first, from several views of it.
+
+        Every view judges the same regions; boxes and probabilities are averaged before suppression, masks
+        after it.
+
+        Args:
+            feats: per view L maps (1, channels, h, w).
+            proposals: (n, 4) in original pixels; n may be 0.
+            metas: of each view.
+        """
+        scenes, spec = [self.look(maps) for maps in feats], self.test_cfg
+        rois = [boxes_to_rois([boxes_to_view(proposals, meta)]) for meta in metas]
+        regions = [self.region_boxes(*part) for part in zip(scenes, rois, metas, strict=True)]
+        merged = merge_regions([boxes for boxes, _ in regions], [scores for _, scores in regions], metas)
+        boxes, scores, labels = multiclass_nms(
+            *merged, score_thr=spec.score_thr, spec=spec.nms, max_num=spec.max_per_img
+        )
+        found = Detections(boxes=boxes, scores=scores, labels=labels)
+        if not self.with_mask:
+            return found
+        rois = [boxes_to_rois([boxes_to_view(boxes, meta)]) for meta in metas]
+        views = [self.region_masks(scene, own, labels) for scene, own in zip(scenes, rois, strict=True)]
+        pasted = paste_masks(
+            merge_masks(views, metas), boxes, metas[0].ori_hw, threshold=spec.mask_thr_binary
+        )
+        return replace(found, masks=pasted)
+
+
+def require_one_per_stage(num_stages: int, lists: dict[str, Sequence[object] | None]) -> None:
+    """Check the lists of a cascade; None counts as absent.
+
+    Raises:
+        ConfigError: a list has not one entry per stage.
+    """
+    for name, values in lists.items():
+        if values is not None and len(values) != num_stages:
+            raise ConfigError(
+                f"{name}: {len(values)} entries for num_stages={num_stages}; give one for each stage."
+            )
 
 
 def sample_regions(

@@ -29,7 +29,7 @@ from detector.models.roi_heads.roi_head import (
     paste_detections,
     sample_regions,
 )
-from detector.ops.roi_align import boxes_to_rois
+from detector.ops.roi_align import boxes_to_rois, rows_per_image
 from detector.structures.samples import Detections, ImageMeta, Targets
 from detector.targets.samplers.sampling import Sampled
 
@@ -231,8 +231,9 @@ class StandardRoIHead(RoIHead):
         rois = boxes_to_rois(list(proposals))
         counts = [len(p) for p in proposals]
         outputs = self.forward_boxes(feats, rois)
-        deltas = [None] * len(counts) if outputs.deltas is None else outputs.deltas.split(counts)
-        parts = zip(rois.split(counts), outputs.scores.split(counts), deltas, metas, strict=True)
+        deltas = [None] * len(counts) if outputs.deltas is None else rows_per_image(outputs.deltas, counts)
+        regions, scores = rows_per_image(rois, counts), rows_per_image(outputs.scores, counts)
+        parts = zip(regions, scores, deltas, metas, strict=True)
         return [best_detections(self.bbox_head, *part, self.test_cfg, rescale=rescale) for part in parts]
 
     def _predict_masks(
@@ -246,11 +247,20 @@ class StandardRoIHead(RoIHead):
     ) -> list[Detections]:
         """Add masks pasted to the original (or, without ``rescale``, the unpadded input) size."""
         boxes = input_boxes(found, metas, rescale=rescale)
-        rois, labels = boxes_to_rois(boxes), torch.cat([d.labels for d in found])
-        chunks = zip(rois.split(MASK_CHUNK), labels.split(MASK_CHUNK), strict=True)
-        masks = torch.cat([self._mask_probabilities(head, feats, *chunk) for chunk in chunks])
+        masks = self.region_masks(feats, boxes_to_rois(boxes), torch.cat([d.labels for d in found]))
         threshold = self.test_cfg.mask_thr_binary
         return paste_detections(masks, boxes, found, metas, threshold=threshold, rescale=rescale)
+
+    def region_boxes(self, scene: Sequence[Tensor], rois: Tensor, meta: ImageMeta) -> tuple[Tensor, Tensor]:
+        """Boxes (K, 4 * C or 4), clipped, and probabilities (K, C + 1) of (K, 5) regions of one image."""
+        outputs = self.forward_boxes(scene, rois)
+        return self.bbox_head.decode(rois, outputs.scores, outputs.deltas, meta.input_hw)
+
+    def region_masks(self, scene: Sequence[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities (K, M, M) of the masks of (K, 5) regions with labels (K,)."""
+        assert self.mask_head is not None
+        chunks = zip(rois.split(MASK_CHUNK), labels.split(MASK_CHUNK), strict=True)
+        return torch.cat([self._mask_probabilities(self.mask_head, scene, *chunk) for chunk in chunks])
 
     def _mask_probabilities(
         self, head: FCNMaskHead, feats: Sequence[Tensor], rois: Tensor, labels: Tensor

@@ -63,10 +63,8 @@ class DeltaXYWHBBoxCoder:
         Returns:
             (N, 4) or (N, C * 4) boxes.
         """
-        num_rows, columns = deltas.shape
-        d = deltas.reshape(num_rows, columns // 4, 4) * deltas.new_tensor(self.stds) + deltas.new_tensor(
-            self.means
-        )
+        columns = int(deltas.shape[1])
+        d = deltas.reshape(-1, columns // 4, 4) * deltas.new_tensor(self.stds) + deltas.new_tensor(self.means)
         centre = ((priors[:, :2] + priors[:, 2:]) * 0.5)[:, None]
         size = (priors[:, 2:] - priors[:, :2])[:, None]
         limit = abs(math.log(wh_ratio_clip))
@@ -80,4 +78,4 @@ class DeltaXYWHBBoxCoder:
         if self.clip_border and max_hw is not None:
             high = boxes.new_tensor((max_hw[1], max_hw[0], max_hw[1], max_hw[0]))
             boxes = torch.minimum(boxes.clamp(min=0), high)
-        return boxes.reshape(num_rows, columns)
+        return boxes.reshape(-1, columns)

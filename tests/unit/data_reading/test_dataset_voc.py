@@ -257,3 +257,33 @@ def test_wider_face_finds_the_image_in_the_folder_of_the_file(voc: VocFolder) ->
 
     assert dataset.image_info(0)["file_name"] == "party/f.jpg"
     assert dataset[0][1].labels.tolist() == [0]
+
+
+def test_a_test_split_without_any_annotation_file_is_read(voc: VocFolder) -> None:
+    """The one that VOC's server judges comes as images and a list of names."""
+    for name, width, height in (("wide", 64, 48), ("high", 48, 64)):
+        voc.image(name, width, height, [("dog", (1, 2, 30, 40), 0)])
+        (voc.root / "VOC2007/Annotations" / f"{name}.xml").unlink()
+    dataset = build_dataset(voc.section(), test_mode=True)
+
+    assert [dataset.image_info(i)["height"] for i in range(2)] == [48, 64]
+    assert dataset.image_ids == ["wide", "high"]
+    assert [len(dataset.annotations(i).boxes) for i in range(2)] == [0, 0]
+    with pytest.raises(DatasetError, match=r"wide\.xml: does not exist"):
+        build_dataset(voc.section())
+
+
+def test_a_single_missing_annotation_file_is_an_error_in_testing_too(voc: VocFolder) -> None:
+    for name in ("a", "b"):
+        voc.image(name, 64, 48, [("dog", (1, 2, 30, 40), 0)])
+    (voc.root / "VOC2007/Annotations/b.xml").unlink()
+    with pytest.raises(DatasetError, match=r"b\.xml: does not exist, but the list names 'b'"):
+        build_dataset(voc.section(), test_mode=True)
+
+
+def test_a_test_split_with_neither_annotations_nor_images_is_named(voc: VocFolder) -> None:
+    voc.image("a", 64, 48, [])
+    for path in (voc.root / "VOC2007").rglob("a.*"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"a\.jpg: cannot be read .*a\.xml does not exist"):
+        build_dataset(voc.section(), test_mode=True)

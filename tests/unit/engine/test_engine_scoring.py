@@ -11,15 +11,11 @@ import torch
 
 from detector.config import Config
 from detector.engine.evaluate import check_classes, run_inference, split_dataset, with_score_threshold
-from detector.engine.scoring import (
-    evaluate_results,
-    format_results,
-    ground_truth_dir,
-    read_results,
-    write_results,
-)
+from detector.engine.measures import ground_truth_dir
+from detector.engine.scoring import evaluate_results, format_results, read_results, write_results
 from detector.errors import CheckpointError, ConfigError
 from detector.evaluation.results import save_results, to_mmdet
+from detector.models.detectors.base import Detector
 from detector.structures.samples import Batch, Detections, ImageMeta
 
 
@@ -140,13 +136,21 @@ def test_formatting_needs_a_place(config: Config, tmp_path: Path) -> None:
     assert [record["category_id"] for record in json.loads(paths[0].read_text())] == [7, 3]
 
 
-@pytest.mark.parametrize("split", ["test", "train"])
-def test_a_split_must_be_one_data_set(config: Config, split: str) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.{split}"):
-        split_dataset(config, split)
+def test_a_split_must_be_there(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train"):
+        split_dataset(config, "train")
 
 
-def test_several_views_are_refused_for_now() -> None:
+@pytest.mark.parametrize("wrapper", [{"type": "RepeatDataset", "times": 2}, {"type": "ClassBalancedDataset"}])
+def test_a_split_that_repeats_images_is_for_training(config: Config, wrapper: dict[str, Any]) -> None:
+    config.data["data"]["test"] = {"oversample_thr": 0.1, **wrapper, "dataset": config.data["data"]["val"]}
+    if wrapper["type"] == "RepeatDataset":
+        del config.data["data"]["test"]["oversample_thr"]
+    with pytest.raises(ConfigError, match=rf"data\.test: found a {wrapper['type']}; .* for data\.train"):
+        split_dataset(config)
+
+
+def test_several_views_are_refused_by_a_model_that_cannot_merge_them() -> None:
     batch = Batch(images=torch.zeros(1, 3, 4, 4), metas=[ImageMeta((4, 4), (4, 4), (4, 4))])
-    with pytest.raises(ConfigError, match="2 views"):
-        run_inference(torch.nn.Identity(), [[batch, batch]], torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"2 views.*not defined for Detector"):
+        run_inference(Detector(), [[batch, batch]], torch.device("cpu"))

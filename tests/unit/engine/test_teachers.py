@@ -38,7 +38,8 @@ model = dict(
     type='KnowledgeDistillationSingleStageDetector',
     teacher_config={config!r},
     teacher_ckpt={weights!r},
-    bbox_head=dict(type='LDHead', loss_ld=dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)))
+    bbox_head=dict(
+        type='LDHead', loss_ld=dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)))
 """
 
 

@@ -20,30 +20,12 @@ from detector.evaluation.submissions import coco
 from detector.evaluation.submissions.check import check_submission, pack
 from detector.evaluation.submissions.findings import Findings
 from detector.structures import masks
+from tests.unit.evaluation.checking import run
 
 NAME = "detections_test-dev2017_mine_results.json"
 RLE = masks.to_json(masks.encode(np.pad(np.ones((4, 6), np.uint8), ((1, 5), (2, 12)))))
 GOOD = {"image_id": 7, "category_id": 24, "score": 0.5, "bbox": [1, 1, 5.5, 5]}
 MASKED = {"image_id": 7, "category_id": 26, "score": 0.5, "segmentation": RLE}
-
-
-@pytest.fixture
-def info(tmp_path: Path) -> Path:
-    """Image info of two images of 10 x 20 pixels, without annotations."""
-    images = [
-        {"id": i, "file_name": f"ulm/ulm_00000{n}_000019_leftImg8bit.png", "height": 10, "width": 20}
-        for n, i in enumerate((7, 9))
-    ]
-    categories = [{"id": 24, "name": "person"}, {"id": 26, "name": "car"}]
-    path = tmp_path / "image_info_test-dev2017.json"
-    path.write_text(json.dumps({"images": images, "categories": categories}))
-    return path
-
-
-def run(capsys: pytest.CaptureFixture[str], path: Path, *words: Any) -> tuple[int, str]:
-    """Exit code of the command and what it printed."""
-    code = main(["check-submission", str(path), *map(str, words)])
-    return code, capsys.readouterr().out
 
 
 BROKEN_RECORDS: dict[str, tuple[Any, str]] = {

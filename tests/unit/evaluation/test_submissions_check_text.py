@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from detector.cli import main
 from detector.errors import DatasetError
 from detector.evaluation.submissions.check import check_submission, guess_kind
 from detector.evaluation.submissions.package import Package, write_zip
+from tests.unit.evaluation.checking import run
 
 BASE = "ulm_000000_000019"
-
-
-@pytest.fixture
-def info(tmp_path: Path) -> Path:
-    """Image info of two images of 10 x 20 pixels, without annotations."""
-    images = [
-        {"id": i, "file_name": f"ulm/ulm_00000{n}_000019_leftImg8bit.png", "height": 10, "width": 20}
-        for n, i in enumerate((7, 9))
-    ]
-    categories = [{"id": 24, "name": "person"}, {"id": 26, "name": "car"}]
-    path = tmp_path / "image_info_test-dev2017.json"
-    path.write_text(json.dumps({"images": images, "categories": categories}))
-    return path
-
-
-def run(capsys: pytest.CaptureFixture[str], path: Path, *words: Any) -> tuple[int, str]:
-    """Exit code of the command and what it printed."""
-    code = main(["check-submission", str(path), *map(str, words)])
-    return code, capsys.readouterr().out
 
 
 def write_png(path: Path, shape: tuple[int, ...] = (10, 20), dtype: type = np.uint8) -> None:

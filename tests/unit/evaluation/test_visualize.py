@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from detector import visualize
+from detector.data.datasets.cityscapes import CityscapesDataset
+from detector.data.datasets.coco import CocoDataset
+from detector.data.datasets.voc import VOCDataset
 from detector.errors import DatasetError
 from detector.structures import masks
 from detector.structures.samples import Detections
+from detector.visualize import drawing
+from detector.visualize.colors import brightness, lightened
+from detector.visualize.labels import Label, Lettering, overlap, place_labels
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 
@@ -48,17 +54,92 @@ def test_masks_are_translucent_with_a_contour():
     assert drawn[60, 60].tolist() == [128, 128, 128]
 
 
-def test_labels_stay_inside_and_do_not_cover_each_other(monkeypatch):
+def placed_labels(canvas, boxes, name="a class"):
+    """Where the labels of boxes go, the first box being the surest."""
+    tags = [Label(name, f"{1 - i / 100:.2f}", tuple(box), (0, 0, 255)) for i, box in enumerate(boxes)]
+    return place_labels(tags, Lettering.of(0.4), canvas)
+
+
+def test_labels_stay_inside_and_do_not_cover_each_other():
     """Four objects crowded into a corner: their labels are placed apart, within the picture."""
-    placed: list = []
-    place = visualize._place
-    monkeypatch.setattr(visualize, "_place", lambda *a: placed.append(place(*a)) or placed[-1])
     boxes = [[0, 0, 60, 60], [2, 2, 62, 62], [4, 4, 64, 64], [270, 180, 299, 199]]
-    visualize.draw_detections(GREY, detections(boxes, [0.9, 0.8, 0.7, 0.6]), ("a class",))
-    assert len(placed) == 4
-    assert all(0 <= x1 < x2 <= 300 and 0 <= y1 < y2 <= 200 for x1, y1, x2, y2 in placed)
-    overlaps = [visualize._overlap(a, b) for i, a in enumerate(placed) for b in placed[:i]]
+    rects = [label.rect for label in placed_labels(GREY, boxes)]
+    assert len(rects) == 4
+    assert all(0 <= x1 < x2 <= 300 and 0 <= y1 < y2 <= 200 for x1, y1, x2, y2 in rects)
+    overlaps = [overlap(a, b) for i, a in enumerate(rects) for b in rects[:i]]
     assert overlaps == [0] * 6
+
+
+def test_labels_leave_most_of_a_crowded_picture_free():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, (280, 180), (200, 2))
+    found = placed_labels(GREY, [[x, y, x + 20, y + 20] for x, y in corners])
+    covered = np.zeros(GREY.shape[:2], bool)
+    for label in found:
+        x1, y1, x2, y2 = label.rect
+        covered[y1:y2, x1:x2] = True
+    assert 10 < len(found) < 200
+    assert covered.mean() <= 0.4
+    assert [label.label.score for label in found[:2]] == ["1.00", "0.99"]  # the surest ones are kept
+
+
+def test_a_label_gets_smaller_before_it_covers_another():
+    boxes = [[0, 0, 90, 12], [0, 0, 90, 12], [0, 0, 90, 12], [0, 0, 90, 12]]
+    canvas = np.zeros((60, 90, 3), np.uint8)
+    scales = [label.lettering.scale for label in placed_labels(canvas, boxes, "a")]
+    assert scales[0] == 0.4
+    assert len(scales) >= 2
+
+
+def test_a_text_is_cut_to_a_narrow_picture():
+    canvas = np.zeros((48, 64, 3), np.uint8)
+    (label,) = placed_labels(canvas, [[0, 20, 30, 40]], "a long class name")
+    assert label.text.endswith("..")
+    assert label.rect[2] - label.rect[0] <= 64
+
+
+@pytest.mark.parametrize(("side", "least"), [(64, 0.4), (640, 0.6), (4000, 2.0)])
+def test_letters_grow_with_the_picture(monkeypatch, side, least):
+    seen = []
+    monkeypatch.setattr(drawing, "draw_labels", lambda canvas, tags, lettering: seen.append(lettering.scale))
+    visualize.draw_detections(
+        np.zeros((side, side, 3), np.uint8), detections([[0, 0, 20, 20]], [0.9]), ("a",)
+    )
+    assert seen[0] == pytest.approx(max(0.4, min(2.0, side / 1050)), abs=0.01)
+    assert seen[0] >= least
+
+
+def test_what_the_user_sets_is_drawn():
+    look = visualize.Look(boxes=[(10, 20, 200)], thickness=9, text=(255, 0, 0))
+    drawn = visualize.draw_detections(GREY, detections([[50, 60, 150, 150]], [0.9]), ("a",), look=look)
+    assert drawn[146:155, 100].tolist() == [[200, 20, 10]] * 9
+    assert (drawn == (0, 0, 255)).all(axis=2).any()
+
+
+def test_boxes_of_a_mask_model_are_those_around_the_masks():
+    bitmap = np.zeros((200, 300), np.uint8)
+    bitmap[80:120, 100:180] = 1
+    found = detections([[0, 0, 0, 0]], [0.9], [masks.encode(bitmap)])
+    drawn = visualize.draw_detections(GREY, found, ("a",), palette=[(250, 200, 10)])
+    assert drawn[120, 140].tolist() == [10, 200, 250]
+
+
+@pytest.mark.parametrize("name", ["coco", "voc", "citys", "random"])
+def test_palettes_by_name_give_a_colour_per_class(name):
+    names = ("person", "car", "a new thing")
+    colors = visualize.named_palette(name, names)
+    assert len(colors) == 3
+    kinds = {"coco": CocoDataset, "citys": CityscapesDataset, "voc": VOCDataset}
+    if name != "random":
+        kind = kinds[name]
+        assert colors[:2] == [kind.PALETTE[kind.CLASSES.index(label)] for label in names[:2]]
+        assert colors[2] == kind.PALETTE[2]
+
+
+def test_dark_colours_are_lightened_for_thin_lines():
+    for color in ((0, 0, 0), (142, 0, 0), (70, 0, 0)):
+        assert brightness(lightened(color)) > 90
+    assert lightened((10, 200, 250)) == (10, 200, 250)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,11 @@ def write(folder: Path, *, annotated: bool = True, masks: bool = False) -> str:
             {"masks": True},
             ["nowhere: found no such"],
         ),
-        (["--format-only", "--eval-options", "txtfile_prefix=x"], {}, ["txtfile_prefix", "neither Cityscapes'"]),
+        (
+            ["--format-only", "--eval-options", "txtfile_prefix=x"],
+            {},
+            ["txtfile_prefix", "neither Cityscapes'"],
+        ),
         (["--show-dir", "images"], {}, ["images/a.png would replace"]),
     ],
     ids=str,

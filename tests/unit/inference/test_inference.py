@@ -6,95 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
 from detector.checkpoint.files import save_checkpoint
 from detector.errors import ConfigError
-from detector.inference import MAX_BATCH, detect, draw_results, inference_detector, init_detector
+from detector.inference import MAX_BATCH, detect, draw_results, inference_detector
 from detector.structures.samples import Detections
-
-GN = {"type": "GN", "num_groups": 8}
-NORM = {"type": "Normalize", "mean": [120.0] * 3, "std": [60.0] * 3, "to_rgb": True}
-INNER = [
-    {"type": "Resize", "keep_ratio": True},
-    NORM,
-    {"type": "Pad", "size_divisor": 32},
-    {"type": "ImageToTensor", "keys": ["img"]},
-    {"type": "Collect", "keys": ["img"]},
-]
-PIPELINE = [
-    {"type": "LoadImageFromFile"},
-    {"type": "MultiScaleFlipAug", "img_scale": (96, 96), "flip": False, "transforms": INNER},
-]
-LOSS = {"type": "CrossEntropyLoss"}
-PARTS: dict[str, Any] = {
-    "backbone": {
-        "type": "ResNet",
-        "depth": 18,
-        "base_channels": 8,
-        "norm_cfg": GN,
-        "zero_init_residual": False,
-    },
-    "neck": {"type": "FPN", "in_channels": [8, 16, 32, 64], "out_channels": 16, "num_outs": 5},
-    "rpn_head": {
-        "type": "RPNHead",
-        "in_channels": 16,
-        "feat_channels": 16,
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "scales": [4],
-            "ratios": [1.0],
-            "strides": [4, 8, 16, 32, 64],
-        },
-        "bbox_coder": {"type": "DeltaXYWHBBoxCoder"},
-        "loss_cls": {**LOSS, "use_sigmoid": True},
-        "loss_bbox": {"type": "L1Loss"},
-    },
-}
-ROI_HEAD = {
-    "type": "StandardRoIHead",
-    "bbox_roi_extractor": {
-        "type": "SingleRoIExtractor",
-        "out_channels": 16,
-        "featmap_strides": [4, 8, 16, 32],
-        "roi_layer": {"type": "RoIAlign", "output_size": 7},
-    },
-    "bbox_head": {
-        "type": "Shared2FCBBoxHead",
-        "in_channels": 16,
-        "fc_out_channels": 32,
-        "num_classes": 3,
-        "bbox_coder": {"type": "DeltaXYWHBBoxCoder"},
-        "loss_cls": LOSS,
-        "loss_bbox": {"type": "L1Loss"},
-    },
-}
-TESTED = {"rpn": {"nms_pre": 100, "max_per_img": 50}, "rcnn": {"score_thr": 0.0, "max_per_img": 10}}
-FASTER = {"type": "FasterRCNN", **PARTS, "roi_head": ROI_HEAD, "test_cfg": TESTED}
-RPN = {"type": "RPN", **PARTS, "test_cfg": {"rpn": TESTED["rpn"]}}
-
-
-def write_config(folder: Path, model: dict[str, Any], **test: Any) -> Path:
-    section = {"type": "CocoDataset", "pipeline": PIPELINE, **test}
-    path = folder / "config.py"
-    path.write_text(f"model = {model!r}\ndata = dict(test={section!r})\n")
-    return path
-
-
-def detector(
-    folder: Path, model: dict[str, Any] = FASTER, checkpoint: Path | None = None, **test: Any
-) -> Any:
-    torch.manual_seed(0)
-    built = init_detector(write_config(folder, model, **test), checkpoint, device="cpu")
-    if checkpoint is None:
-        built.init_weights()
-    return built
-
-
-def image(width: int, height: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+from tests.unit.inference.tiny_models import RPN, detector, image
 
 
 def test_results_do_not_depend_on_the_other_images_of_the_call(tmp_path: Path) -> None:
@@ -118,9 +37,9 @@ def test_batches_are_bounded_and_of_one_size(tmp_path: Path) -> None:
         return [nothing] * len(batch.metas)
 
     model.predict = predict
-    found = detect(model, [image(96, 64)] * (MAX_BATCH + 1) + [image(64, 96)])
-    assert len(found) == MAX_BATCH + 2
-    assert shapes == [(MAX_BATCH, 3, 64, 96), (1, 3, 64, 96), (1, 3, 96, 64)]
+    found = detect(model, [image(64, 96)] + [image(96, 64)] * (MAX_BATCH + 1) + [image(64, 96)])
+    assert len(found) == MAX_BATCH + 3
+    assert shapes == [(2, 3, 96, 64), (MAX_BATCH, 3, 64, 96), (1, 3, 64, 96)]
 
 
 def test_no_images_give_no_results(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from detector.errors import CheckpointError, ConfigError, DatasetError
+from detector.evaluation.report import PrCurve
 from detector.structures.samples import Detections
 from tasks import __main__ as command
 from tasks import convert, evaluate, prepare, report, testing, train
@@ -202,6 +202,16 @@ def test_coco_annotations_are_copied(folder: Path) -> None:
     ]
 
 
+def test_nothing_is_deleted_through_a_link(folder: Path) -> None:
+    for name in ("source_annotations", "mine"):
+        (folder / "data/x" / name).mkdir(parents=True)
+        (folder / "data/x" / name / "a.json").write_text("{}")
+    (folder / "data/x/annotations").symlink_to(folder / "data/x/mine")
+    with pytest.raises(DatasetError, match=r"data/x/annotations: found a link to .*mine, expected a folder"):
+        convert.run(job(), DataRequest("x"))
+    assert (folder / "data/x/mine/a.json").is_file()
+
+
 def detections(scores: list[float]) -> Detections:
     count = len(scores)
     masks: Any = [{"size": [2, 2], "counts": str(score).encode()} for score in scores]
@@ -228,19 +238,17 @@ def test_pictures_are_spread_over_the_split(length: int, expected: list[int]) ->
 
 
 def test_pr_table() -> None:
-    curve = SimpleNamespace(recall=np.array([0.0, 1.0]), precision=np.array([1.0, 0.25]))
-    tables = {"bbox": SimpleNamespace(pr_curve=lambda iou: curve)}
-    assert (
-        evaluate.pr_table(SimpleNamespace(tables=tables))
-        == "recall,bbox,segm\n0.00,1.00000,\n1.00,0.25000,\n"
-    )  # type: ignore[arg-type]
+    curve = PrCurve(recall=np.array([0.0, 1.0]), precision=np.array([1.0, 0.25]))
+    assert evaluate.pr_table({"bbox": curve}) == "recall,bbox,segm\n0.00,1.00000,\n1.00,0.25000,\n"
+    assert evaluate.pr_table({"0_bbox": curve}) == "recall,bbox,segm,0_bbox\n0.00,,,1.00000\n1.00,,,0.25000\n"
+    assert evaluate.pr_table({}) == "recall,bbox,segm\n0.00,,\n1.00,,\n"
 
 
 def test_cityscapes_ground_truth_is_found_by_layout(folder: Path) -> None:
     (folder / "gtFine" / "val").mkdir(parents=True)
-    assert evaluate.cityscapes_truth(SimpleNamespace(img_prefix="leftImg8bit/val")) == Path("gtFine/val")
-    assert evaluate.cityscapes_truth(SimpleNamespace(img_prefix="leftImg8bit/test")) is None
-    assert evaluate.cityscapes_truth(SimpleNamespace(img_prefix="JPEGImages/val")) is None
+    assert evaluate.truth_of(Path("leftImg8bit/val")) == Path("gtFine/val")
+    assert evaluate.truth_of(Path("leftImg8bit/test")) is None
+    assert evaluate.truth_of(Path("JPEGImages/val")) is None
 
 
 def test_command_takes_defaults_from_params(folder: Path) -> None:

@@ -19,6 +19,7 @@ from detector.layers.normed import make_linear
 from detector.losses.class_scores import ClassScores
 from detector.losses.cross_entropy import CrossEntropyLoss, accuracy
 from detector.losses.smooth_l1 import SmoothL1Loss
+from detector.ops.roi_align import rows_per_image
 from detector.structures.boxes import clip
 from detector.structures.specs import PredictorSpec
 from detector.targets.coders.delta_xywh import DeltaXYWHBBoxCoder
@@ -234,7 +235,7 @@ class BBoxHead(nn.Module):
 
     def split_predictions(self, bbox_pred: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
         """Deltas of each image, from those of all K regions."""
-        return bbox_pred.split(list(counts))
+        return rows_per_image(bbox_pred, list(counts))
 
     def regress_by_class(
         self, boxes: Tensor, labels: Tensor, bbox_pred: Tensor, input_hw: tuple[int, int]
@@ -244,6 +245,6 @@ class BBoxHead(nn.Module):
         ``bbox_pred`` is (n, 4 * C or 4); clipped to ``input_hw``. Cascades refine their proposals so.
         """
         if not self.reg_class_agnostic:
-            rows = torch.arange(len(labels), device=labels.device)
-            bbox_pred = bbox_pred.reshape(len(labels), self.num_classes, 4)[rows, labels]
+            own = labels[:, None, None].expand(-1, 1, 4)
+            bbox_pred = bbox_pred.reshape(-1, self.num_classes, 4).gather(1, own)[:, 0]
         return self.bbox_coder.decode(boxes, bbox_pred.float(), max_hw=input_hw)

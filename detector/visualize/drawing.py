@@ -1,4 +1,4 @@
-"""Drawing detections on images: boxes, masks with contours, and labels that can be read.
+"""Pictures of detections.
 
 Shapes: images are (H, W, 3) uint8 in BGR order, as OpenCV reads them; drawing returns a new image.
 Boxes: xyxy, absolute pixels of the image that is drawn on. Palettes are RGB, one colour per class, as data
@@ -7,9 +7,8 @@ sets give them.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,32 @@ from numpy.typing import NDArray
 from detector.errors import DatasetError
 from detector.structures import masks
 from detector.structures.samples import Detections
+from detector.visualize.colors import DARK, Color, bgr, brightness, lightened, palette_for
+from detector.visualize.labels import Image, Label, Lettering, Rect, draw_labels, put_text
 
-Image = NDArray[np.uint8]
-Color = tuple[int, int, int]
-Rect = tuple[int, int, int, int]
-
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MASK_ALPHA = 0.45
 _LEGIBLE_SIDE = 640
-_WHITE, _BLACK, _DARK = (255, 255, 255), (0, 0, 0), (32, 32, 32)
+_CROWD = 30  # boxes from which on labels get smaller
+_WHITE, _DARK = (255, 255, 255), (32, 32, 32)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a user may set; the rest follows from the size of the picture.
+
+    Attributes:
+        boxes: RGB colour of each label's box; one colour serves all.
+        masks: of the masks; the boxes' where not given.
+        text: one RGB colour of all texts; black or white, whichever can be read, where not given.
+        thickness: of lines, in pixels.
+        font_size: height of capital letters, in pixels.
+    """
+
+    boxes: Sequence[Color] | None = None
+    masks: Sequence[Color] | None = None
+    text: Color | None = None
+    thickness: int | None = None
+    font_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,21 +52,20 @@ class _Style:
     """Sizes in pixels, from the size of the picture."""
 
     line: int
-    font_scale: float
-    font_line: int
-    pad: int
+    lettering: Lettering = field(repr=False)
 
     @staticmethod
-    def of(image: Image) -> _Style:
-        """Sizes for one picture."""
+    def of(image: Image, look: Look | None = None, count: int = 0) -> _Style:
+        """Sizes for one picture with ``count`` labels."""
         side = float(np.sqrt(image.shape[0] * image.shape[1]))
-        font_scale = float(np.clip(side / 1050, 0.4, 1.4))
-        return _Style(
-            line=1 if side < 320 else max(2, round(side / 400)),
-            font_scale=font_scale,
-            font_line=max(1, round(font_scale * 1.6)),
-            pad=max(2, round(font_scale * 5)),
-        )
+        scale = float(np.clip(side / 1050, 0.4, 2.0))
+        if count > _CROWD:
+            scale = max(0.4, scale * 0.8)
+        if look is not None and look.font_size is not None:
+            scale = look.font_size / 22  # capitals of OpenCV's font are 22 pixels high at scale 1
+        line = 1 if side < 320 else max(2, round(side / 400))
+        thickness = look.thickness if look is not None and look.thickness is not None else line
+        return _Style(max(1, int(thickness)), Lettering.of(scale))
 
 
 def draw_detections(
@@ -62,6 +77,7 @@ def draw_detections(
     score_thr: float = 0.3,
     show_scores: bool = True,
     enlarge: bool = False,
+    look: Look | None = None,
     out_file: str | Path | None = None,
 ) -> Image:
     """Draw the detections whose score is above (not equal to) a threshold.
@@ -75,6 +91,7 @@ def draw_detections(
         show_scores: write scores behind the names.
         enlarge: magnify images whose long side is below 640 by a whole factor first, so that labels can be
             read.
+        look: colours and sizes that the user set.
         out_file: also write the picture there (png, jpg, by suffix).
 
     Returns:
@@ -85,23 +102,30 @@ def draw_detections(
     """
     factor = _factor(image_bgr) if enlarge else 1
     canvas = _magnified(image_bgr, factor)
-    colors = [_bgr(c) for c in (palette if palette is not None else palette_for(class_names))]
-    chosen = np.flatnonzero(detections.scores.detach().cpu().numpy() > score_thr)
+    look = look or Look()
+    colors = [bgr(c) for c in (look.boxes or palette or palette_for(class_names))]
+    of_masks = [bgr(c) for c in look.masks] if look.masks else colors
+    all_scores = detections.scores.detach().cpu().float().numpy()
+    chosen = np.flatnonzero(all_scores > score_thr)
     labels = detections.labels.detach().cpu().numpy()[chosen]
-    scores = detections.scores.detach().cpu().numpy()[chosen]
+    scores = all_scores[chosen]
     boxes = detections.boxes.detach().cpu().double().numpy()[chosen] * factor
+    style = _Style.of(canvas, look, len(chosen))
     if detections.masks is not None:
         found = [detections.masks[i] for i in chosen]
-        _draw_masks(canvas, [masks.decode(rle) for rle in found], labels, colors)
-    style = _Style.of(canvas)
+        _draw_masks(canvas, [masks.decode(rle) for rle in found], labels, of_masks, style)
+        boxes = _with_mask_boxes(boxes, found, factor)
     order = np.argsort(scores, kind="stable")
     for i in order:
         _draw_box(canvas, boxes[i], colors[labels[i] % len(colors)], style)
-    taken: list[Rect] = []
+    tags = []
     for i in order[::-1]:
         name = class_names[labels[i]] if labels[i] < len(class_names) else f"class {labels[i]}"
-        text = f"{name} {scores[i]:.2f}" if show_scores else name
-        _draw_tag(canvas, text, boxes[i], colors[labels[i] % len(colors)], style, taken)
+        color = colors[labels[i] % len(colors)]
+        ink = None if look.text is None else bgr(look.text)
+        score = f"{scores[i]:.2f}" if show_scores else ""
+        tags.append(Label(name, score, _corners(boxes[i], canvas), color, ink))
+    draw_labels(canvas, tags, style.lettering)
     if out_file is not None:
         write_image(out_file, canvas)
     return canvas
@@ -150,20 +174,6 @@ def side_by_side(
     return picture
 
 
-def palette_for(class_names: Sequence[str]) -> list[Color]:
-    """RGB colours: Cityscapes' own for its classes, otherwise evenly spread hues of two brightnesses."""
-    from cityscapesscripts.helpers.labels import name2label
-
-    if class_names and all(name in name2label and name2label[name].hasInstances for name in class_names):
-        return [tuple(name2label[name].color) for name in class_names]
-    colors = []
-    for i in range(max(1, len(class_names))):
-        hue = (0.02 + i * 0.618034) % 1.0  # golden ratio: neighbours differ most
-        rgb = colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.7)[i // 8 % 2])
-        colors.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
-    return colors
-
-
 def write_image(path: str | Path, image_bgr: Image) -> Path:
     """Write an image in the format of the suffix; missing folders are made.
 
@@ -186,7 +196,7 @@ def write_image(path: str | Path, image_bgr: Image) -> Path:
 
 def _factor(image: Image) -> int:
     """Whole factor that brings the long side to at least the legible size."""
-    return max(1, -(-_LEGIBLE_SIDE // int(max(image.shape[:2]))))
+    return max(1, -(-_LEGIBLE_SIDE // max(1, int(max(image.shape[:2])))))
 
 
 def _magnified(image: Image, factor: int) -> Image:
@@ -201,8 +211,22 @@ def _magnified(image: Image, factor: int) -> Image:
     return np.asarray(larger, np.uint8)
 
 
+def _with_mask_boxes(boxes: NDArray[Any], rles: Sequence[Any], factor: int) -> NDArray[Any]:
+    """Boxes without extent, as models of masks alone give them, replaced by those around the masks."""
+    empty = (boxes[:, 2] <= boxes[:, 0]) & (boxes[:, 3] <= boxes[:, 1])
+    if not empty.any():
+        return boxes
+    around = masks.boxes_xywh(rles) * factor
+    around[:, 2:] += around[:, :2]
+    return np.where(empty[:, None], around, boxes)
+
+
 def _draw_masks(
-    canvas: Image, bitmaps: list[NDArray[np.uint8]], labels: NDArray[Any], colors: list[Color]
+    canvas: Image,
+    bitmaps: list[NDArray[np.uint8]],
+    labels: NDArray[Any],
+    colors: list[Color],
+    style: _Style,
 ) -> None:
     """Translucent areas, large ones first, then all contours; bitmaps are magnified to the canvas."""
     height, width = canvas.shape[:2]
@@ -216,69 +240,29 @@ def _draw_masks(
         inside = larger[i].astype(bool)
         color = np.array(colors[labels[i] % len(colors)], np.float32)
         canvas[inside] = (canvas[inside] * (1 - _MASK_ALPHA) + color * _MASK_ALPHA).astype(np.uint8)
-    line = max(1, _Style.of(canvas).line - 1)
+    line = max(1, style.line - 1)
     for i in order:
+        own = colors[labels[i] % len(colors)]
         contours, _ = cv2.findContours(
             np.ascontiguousarray(larger[i]), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
         )
-        cv2.drawContours(canvas, contours, -1, colors[labels[i] % len(colors)], line, cv2.LINE_AA)
+        if style.line >= 3 and brightness(own) < DARK:
+            cv2.drawContours(canvas, contours, -1, _WHITE, line + 2, cv2.LINE_AA)
+        elif style.line < 3:
+            own = lightened(own)
+        cv2.drawContours(canvas, contours, -1, own, line, cv2.LINE_AA)
 
 
 def _draw_box(canvas: Image, box: NDArray[Any], color: Color, style: _Style) -> None:
-    """A rectangle, dark colours with a light rim; boxes without extent are left out."""
+    """A rectangle, dark colours with a light rim, or lightened where lines are thin; none without extent."""
     x1, y1, x2, y2 = _corners(box, canvas)
     if x2 <= x1 and y2 <= y1:
         return
-    if _brightness(color) < 90:
+    if style.line >= 2 and brightness(color) < DARK:
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _WHITE, style.line + 2)
+    elif style.line < 2:
+        color = lightened(color)
     cv2.rectangle(canvas, (x1, y1), (x2, y2), color, style.line)
-
-
-def _draw_tag(
-    canvas: Image, text: str, box: NDArray[Any], color: Color, style: _Style, taken: list[Rect]
-) -> None:
-    """A filled label at the box, inside the picture, where it covers the least of the labels before it."""
-    width, height, below = _text_size(text, style.font_scale, style.font_line)
-    size = (width + 2 * style.pad, height + below + style.pad)
-    x, y, right, bottom = _place(size, _corners(box, canvas), canvas, taken)
-    taken.append((x, y, right, bottom))
-    cv2.rectangle(canvas, (x, y), (right - 1, bottom - 1), color, cv2.FILLED)
-    cv2.rectangle(canvas, (x, y), (right - 1, bottom - 1), _WHITE, 1)
-    ink = _BLACK if _brightness(color) > 140 else _WHITE
-    origin = (x + style.pad, y + height + style.pad // 2)
-    cv2.putText(canvas, text, origin, _FONT, style.font_scale, ink, style.font_line, cv2.LINE_AA)
-
-
-def _place(size: tuple[int, int], box: Rect, canvas: Image, taken: list[Rect]) -> Rect:
-    """The free place nearest to a corner of the box, or the one with the least overlap."""
-    width, height = size
-    x1, y1, x2, y2 = box
-    columns = (x1, x2 - width, (x1 + x2 - width) // 2)
-    rows = (y1 - height, y1, y2, y2 - height, *range(y1 + height, max(y1 + height, y2 - 2 * height), height))
-    best: tuple[int, Rect] | None = None
-    for top in rows:
-        for left in columns:
-            x = int(np.clip(left, 0, max(0, canvas.shape[1] - width)))
-            y = int(np.clip(top, 0, max(0, canvas.shape[0] - height)))
-            rect = (x, y, x + width, y + height)
-            covered = sum(_overlap(rect, other) for other in taken)
-            if covered == 0:
-                return rect
-            if best is None or covered < best[0]:
-                best = (covered, rect)
-    assert best is not None  # there is always a candidate
-    return best[1]
-
-
-def _text_size(text: str, scale: float, line: int) -> tuple[int, int, int]:
-    """Width of a text, and the height above and below the base line that every text gets."""
-    (_, height), below = cv2.getTextSize("Ag(", _FONT, scale, line)
-    return int(cv2.getTextSize(text, _FONT, scale, line)[0][0]), int(height), int(below)
-
-
-def _overlap(a: Rect, b: Rect) -> int:
-    """Shared area of two rectangles in pixels."""
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _corners(box: NDArray[Any], canvas: Image) -> Rect:
@@ -291,20 +275,9 @@ def _corners(box: NDArray[Any], canvas: Image) -> Rect:
 
 def _with_heading(image: Image, text: str) -> Image:
     """The image below a dark strip with a heading."""
-    style = _Style.of(image)
-    scale = style.font_scale * 1.2
-    _, height, below = _text_size(text, scale, style.font_line)
-    strip = np.full((height + below + 3 * style.pad, image.shape[1], 3), _DARK, np.uint8)
-    origin = (2 * style.pad, height + style.pad + style.pad // 2)
-    cv2.putText(strip, text, origin, _FONT, scale, _WHITE, style.font_line, cv2.LINE_AA)
+    letters = Lettering.of(_Style.of(image).lettering.scale * 1.2)
+    _, height, below = letters.size(text)
+    strip = np.full((height + below + 3 * letters.pad, image.shape[1], 3), _DARK, np.uint8)
+    origin = (2 * letters.pad, height + letters.pad + letters.pad // 2)
+    put_text(strip, text, origin, _WHITE, letters)
     return np.concatenate([strip, image], axis=0)
-
-
-def _brightness(bgr: Color) -> float:
-    """Perceived brightness, 0 to 255 (Rec. 601)."""
-    return 0.114 * bgr[0] + 0.587 * bgr[1] + 0.299 * bgr[2]
-
-
-def _bgr(rgb: Sequence[int]) -> Color:
-    """A palette's colour in OpenCV's order."""
-    return int(rgb[2]), int(rgb[1]), int(rgb[0])
