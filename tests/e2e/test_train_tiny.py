@@ -184,8 +184,9 @@ def test_python_use(config: Path, trained: Path) -> None:
     assert [len(boxes), len(masks)] == [7, 7]
     many = inference_detector(model, [str(image), str(image)])
     assert len(many) == 2
+    assert model.show_result(str(image), (boxes, masks)).shape == (96, 160, 3)
     picture = model.show_result(str(image), (boxes, masks), out_file=config.parent / "one.png")
-    assert picture.shape == (96, 160, 3)
+    assert picture.shape == (4 * 96, 4 * 160, 3)  # a file to look at: labels need room
     assert (config.parent / "one.png").is_file()
 
 

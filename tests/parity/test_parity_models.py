@@ -29,6 +29,8 @@ TOLERANCE = {"feats": 1e-4, "raw": 1e-4, "unmatched": 0.02, "losses": 1e-4, "gra
 EXCEPTIONS: dict[str, dict[str, float]] = {
     # float32 itself: these outputs differ from float64 by up to 2.8e-4 of their standard deviation
     "gn+ws__faster_rcnn_r50_fpn_gn_ws-all_1x_coco": {"feats": 3e-4, "raw": 3e-4},
+    # likewise: the recorded values differ from float64 by 1.06e-4, those here by 1.01e-4
+    "yolox__yolox_nano_8x8_300e_coco": {"raw": 2e-4},
     # one gradient of 0.17 in 1087, a sum that cancels: in float64 it is 0.1686, recorded 0.1678, here 0.1662
     "detectors__detectors_cascade_rcnn_r50_1x_coco": {"grads": 2e-2},
     # convolution kernels of another number of threads or another processor round differently, and these
