@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import ConfigError, MachineError
+from detector.layers.deform_conv import DeformConv2d, ModulatedDeformConv2d
+from detector.layers.sac import SAConv2d
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: pixels that the sides of the input are rounded up to when the network is compiled per size
@@ -22,6 +24,8 @@ BUCKET = 64
 SIZES = 64
 #: exactly these layers keep their weights in half precision; a subclass may compute with them first
 _HALVED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+#: these stay in float32 with all they hold: torchvision's operation has no bfloat16
+_WHOLE = (DeformConv2d, ModulatedDeformConv2d, SAConv2d)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ def accelerate(
         model: in eval mode on ``device``; changed in place.
         device: where it runs.
         precision: 'fp32', 'fp16' or 'bf16': backbone and neck, and the convolutions and linear layers of the
-            heads. Boxes, scores and masks are computed from their outputs in float32.
+            heads, but for deformable convolutions. Boxes, scores and masks are computed in float32.
         compile: compile backbone and neck; a string names torch's backend.
 
     Raises:
@@ -72,8 +76,12 @@ def _halve(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     parts: Any = model
     network = [part for part in (parts.backbone, parts.neck) if part is not None]
     own = {id(module) for part in network for module in part.modules()}
+    whole = [module for module in model.modules() if isinstance(module, _WHOLE)]
+    inside = {id(module) for top in whole for module in top.modules()}
+    for top in whole:
+        _wrap(top, lambda forward: _in_float(forward, device.type))
     for module in model.modules():
-        if type(module) in _HALVED:
+        if type(module) in _HALVED and id(module) not in inside:
             module.to(dtype)
             if id(module) not in own:
                 _wrap(module, lambda forward: _in_half(forward, dtype))
@@ -102,6 +110,16 @@ def _under_autocast(forward: Callable[..., Any], device: str, dtype: torch.dtype
         with torch.autocast(device, dtype=dtype):
             outputs = forward(*inputs, **options)
         return _cast(outputs, torch.float32)
+
+    return run
+
+
+def _in_float(forward: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
+    """A layer in float32, whatever surrounds it."""
+
+    def run(*inputs: Any, **options: Any) -> Tensor:
+        with torch.autocast(device, enabled=False):
+            return forward(*(_cast(value, torch.float32) for value in inputs), **options)
 
     return run
 

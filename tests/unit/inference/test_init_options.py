@@ -149,3 +149,16 @@ def test_a_copy_of_a_model_predicts_by_itself(tmp_path: Path) -> None:
     other = copy.deepcopy(built)
     other.roi_head.bbox_head.fc_cls.bias.data += torch.tensor([5.0, 0, 0, 0])
     assert not torch.equal(built.predict(image(96, 64)).scores, other.predict(image(96, 64)).scores)
+
+
+def test_deformable_layers_stay_in_float32(tmp_path: Path) -> None:
+    """torchvision's operation has no bfloat16 on the CPU; what is around them is in half precision."""
+    dcn = {"type": "DCNv2", "deform_groups": 1, "fallback_on_stride": False}
+    deep = {"depth": 50, "base_channels": 4, "norm_cfg": {"type": "GN", "num_groups": 4}}
+    backbone = {**FASTER["backbone"], **deep, "dcn": dcn, "stage_with_dcn": (False, True, True, True)}
+    model = {**FASTER, "backbone": backbone, "neck": {**FASTER["neck"], "in_channels": [16, 32, 64, 128]}}
+    built: Any = init_detector(write_config(tmp_path, model), device="cpu", precision="bf16")
+    layer = built.backbone.layer2[0].conv2
+    assert {p.dtype for p in layer.parameters()} == {torch.float32}
+    assert built.backbone.layer2[0].conv1.weight.dtype == torch.bfloat16
+    assert detect(built, [image(96, 64)])[0].boxes.isfinite().all()
