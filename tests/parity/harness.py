@@ -8,7 +8,7 @@ Three things of the recording are known and taken into account here:
 - Random weights make near-ties. ``noise`` moves every pixel of the input by one unit of float32's precision;
   what changes then was decided by rounding, not by the model.
 - The recorder left DropPath's default rate of PVT on. ``DROPPED`` says which branches its random numbers left
-  out: of all patterns, the one that gives the recorded losses (to 2e-8, 2e-7 and 2e-6).
+  out: the first pattern tried, fewest branches first, that gives the recorded losses (to 2e-8, 2e-7, 2e-6).
 - A mask pixel whose probability is within ``UNDECIDED`` of the threshold may fall on either side; and a box
   without width or height has an empty mask here, where the reference samples at infinite coordinates.
 """
