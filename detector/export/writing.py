@@ -1,16 +1,19 @@
 """Writing the formats.
 
-Both writers record one pass over an example (``torch.jit.trace``; torch's exporter that builds on it): the
-one that follows python instead, ``dynamo=True``, does not get past counts that depend on the image.
+Both writers record one pass over an example (``torch.jit.trace``, and torch's exporter that builds on it). The
+exporter that follows python instead, ``dynamo=True``, was not tried on these models.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import io
 import json
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,11 +97,19 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path, notes: Mapping[s
 def _quiet() -> Iterator[None]:
     """Without the warnings that both exporters are old, and that a trace fixes what python decides.
 
-    Of a failure torch also prints the whole graph.
+    Of a failure torch's C++ code also prints the whole graph, so the file descriptor is turned away.
     """
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with warnings.catch_warnings(), Path(os.devnull).open("wb") as nowhere:
         warnings.simplefilter("ignore")
-        yield
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 @contextlib.contextmanager

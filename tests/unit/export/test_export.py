@@ -154,6 +154,18 @@ def test_what_cannot_be_exported_says_so(
         prepared(detector(tmp_path, model), form)
 
 
+def test_an_operator_without_onnx_is_named_and_the_graph_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx", reason="ONNX files are written and checked with the extra 'export'")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("detector.export.network._DEFORMABLE", ())
+    model = detector(tmp_path, deformable())
+    with pytest.raises(ConfigError, match="deform_conv2d"):
+        export_model(model, "onnx", out=tmp_path / "m.onnx", shape=(64, 64))
+    assert capfd.readouterr().out == ""
+
+
 def test_other_kinds_of_models_are_refused() -> None:
     with pytest.raises(ConfigError, match="found a Linear; expected a single-stage or two-stage"):
         prepared(torch.nn.Linear(1, 1), "onnx")
