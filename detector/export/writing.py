@@ -1,7 +1,7 @@
 """Writing the formats.
 
-Both writers record one pass over an example (``torch.jit.trace``, and torch's exporter that builds on it). The
-exporter that follows python instead, ``dynamo=True``, was not tried on these models.
+Both writers record one pass over an example (``torch.jit.trace``, and torch's exporter that builds on it).
+The exporter that follows python instead, ``dynamo=True``, was not tried on these models.
 """
 
 from __future__ import annotations
