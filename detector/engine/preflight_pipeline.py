@@ -13,7 +13,6 @@ from detector.engine.preflight_result import OK, WARNING, Check
 #: sum feature maps of neighbouring strides, which only fit when the input divides by the largest
 SUMMING = ("HRNet",)
 STRIDE = 32
-FIXED_INPUT = ("SSD", "YOLOX")
 
 
 def check_pipelines(cfg: Mapping[str, Any]) -> Iterator[Check]:

@@ -34,6 +34,7 @@ from detector.models.dense_heads.retina import rare_class
 from detector.models.dense_heads.selection import (
     Candidates,
     DenseTestSpec,
+    best_rows,
     cell_rows,
     sigmoid_scores,
     softmax_scores,
@@ -316,7 +317,7 @@ class GuidedAnchorHead(AnchorHead):
             rows = torch.nonzero(cell_rows(location[b], 1)[:, 0].sigmoid() >= self.loc_filter_thr).flatten()
             scores = activation(cell_rows(logits[b], self.cls_out_channels)[rows])
             if 0 < limit < len(rows):
-                best = scores.amax(dim=1).topk(limit).indices
+                best = best_rows(scores.amax(dim=1)[None], limit)[0]
                 rows, scores = rows[best], scores[best]
             chosen = cell_rows(deltas[b], 4)[rows]
             boxes = self.bbox_coder.decode(level_anchors[b][rows], chosen, max_hw=meta.input_hw)

@@ -24,9 +24,7 @@ from detector.models.dense_heads.guided_anchor import (
     GuidedTrainSpec,
 )
 from detector.models.dense_heads.retina import add_towers, through
-from detector.models.dense_heads.rpn import ProposalSpec
-from detector.ops.merging import merge_proposals
-from detector.ops.nms import batched_nms
+from detector.models.dense_heads.rpn import ProposalSpec, best_proposals, merged_views
 from detector.structures.samples import ImageMeta, Targets
 from detector.structures.specs import ConvSpec, InitSpec, NormSpec
 from detector.targets.coders.delta_xywh import DeltaXYWHBBoxCoder
@@ -114,19 +112,13 @@ class GARPNHead(GuidedAnchorHead):
             parts = self.level_scores(raw, b, anchors, spec.nms_pre, meta)
             levels = torch.cat([torch.full_like(s[:, 0], i).long() for i, (_, s) in enumerate(parts)])
             boxes, scores = torch.cat([box for box, _ in parts]), torch.cat([s[:, 0] for _, s in parts])
-            if spec.min_bbox_size >= 0:
-                keep = ((boxes[:, 2:] - boxes[:, :2]) > spec.min_bbox_size).all(dim=1)
-                boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
-            kept, kept_scores = batched_nms(boxes, scores, levels, spec.nms)
-            kept, kept_scores = kept[: spec.max_per_img], kept_scores[: spec.max_per_img]
-            results.append(torch.cat((boxes[kept], kept_scores[:, None]), dim=1))
+            results.append(best_proposals(boxes, scores, levels, spec))
         return results
 
     def propose_views(self, raws: Iterable[Any], metas: Sequence[ImageMeta]) -> Tensor:
         """As in ``RPNHead``."""
         found = [self.propose(raw, [meta])[0] for raw, meta in zip(raws, metas, strict=True)]
-        spec = self.proposal_test
-        return merge_proposals(found, metas, iou_threshold=spec.nms.iou_threshold, max_num=spec.max_per_img)
+        return merged_views(found, metas, self.proposal_test)
 
 
 class GARetinaHead(GuidedAnchorHead):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detector.models.dense_heads.anchor_targets import AnchorTargets, flatten_levels, map_sizes
 from detector.models.dense_heads.atss import ATSSHead
-from detector.models.dense_heads.selection import Candidates, cell_rows, suppress, to_original
+from detector.models.dense_heads.selection import Candidates, best_rows, cell_rows, suppress, to_original
 from detector.ops.iou import aligned_iou, pairwise_iou
 from detector.structures.samples import Detections, ImageMeta, Targets
 from detector.targets.assigners.mixture import keep_likely
@@ -158,7 +158,7 @@ class PAAHead(ATSSHead):
         values = cell_rows(deltas, 4)
         joint = (scores * cell_rows(quality, 1).sigmoid()).sqrt()
         if 0 < self.test_cfg.nms_pre < len(joint):
-            rows = joint.amax(dim=1).topk(self.test_cfg.nms_pre).indices
+            rows = best_rows(joint.amax(dim=1)[None], self.test_cfg.nms_pre)[0]
             scores, values, joint, priors = scores[rows], values[rows], joint[rows], priors[rows]
         return self.bbox_coder.decode(priors, values, max_hw=meta.input_hw), joint, scores
 

@@ -56,6 +56,28 @@ class ProposalSpec(Spec):
     min_bbox_size: float = 0
 
 
+def best_proposals(boxes: Tensor, scores: Tensor, levels: Tensor, spec: ProposalSpec) -> Tensor:
+    """Proposals (K, 5) of one image, best first: without small boxes, suppressed within levels, cut.
+
+    Args:
+        boxes: (n, 4).
+        scores: (n,).
+        levels: (n,) int64.
+        spec: sizes and numbers.
+    """
+    if spec.min_bbox_size >= 0:
+        keep = ((boxes[:, 2:] - boxes[:, :2]) > spec.min_bbox_size).all(dim=1)
+        boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
+    kept, kept_scores = batched_nms(boxes, scores, levels, spec.nms)
+    kept, kept_scores = kept[: spec.max_per_img], kept_scores[: spec.max_per_img]
+    return torch.cat((boxes[kept], kept_scores[:, None]), dim=1)
+
+
+def merged_views(found: Sequence[Tensor], metas: Sequence[ImageMeta], spec: ProposalSpec) -> Tensor:
+    """One image's proposals (K, 5) in original pixels, best first, from those (n, 5) of several views."""
+    return merge_proposals(found, metas, iou_threshold=spec.nms.iou_threshold, max_num=spec.max_per_img)
+
+
 class RPNHead(nn.Module):
     """Objectness and box per anchor. Attribute names are the checkpoint format (MMDetection 2.28)."""
 
@@ -204,8 +226,7 @@ class RPNHead(nn.Module):
             metas: of each view.
         """
         found = [self.propose(raw, [meta])[0] for raw, meta in zip(raws, metas, strict=True)]
-        spec = self.test_cfg
-        return merge_proposals(found, metas, iou_threshold=spec.nms.iou_threshold, max_num=spec.max_per_img)
+        return merged_views(found, metas, self.test_cfg)
 
     def _propose_image(
         self,
@@ -217,10 +238,4 @@ class RPNHead(nn.Module):
         spec: ProposalSpec,
     ) -> Tensor:
         """Decode, drop small boxes and suppress per level."""
-        boxes = self.bbox_coder.decode(priors, deltas, max_hw=hw)
-        if spec.min_bbox_size >= 0:
-            keep = ((boxes[:, 2:] - boxes[:, :2]) > spec.min_bbox_size).all(dim=1)
-            boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
-        kept, kept_scores = batched_nms(boxes, scores, levels, spec.nms)
-        kept, kept_scores = kept[: spec.max_per_img], kept_scores[: spec.max_per_img]
-        return torch.cat((boxes[kept], kept_scores[:, None]), dim=1)
+        return best_proposals(self.bbox_coder.decode(priors, deltas, max_hw=hw), scores, levels, spec)
