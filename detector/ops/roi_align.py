@@ -6,10 +6,6 @@ Boxes: regions are (K, 5): image index, then xyxy in pixels of the network input
 
 from __future__ import annotations
 
-import functools
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import torch
 import torchvision.ops
 from torch import Tensor
@@ -30,70 +26,23 @@ def roi_align(features: Tensor, rois: Tensor, spec: RoILayerSpec, *, spatial_sca
     rois = rois.to(features)
     if spec.type == "SimpleRoIAlign":
         return simple_roi_align(features, rois, size, spatial_scale=spatial_scale, aligned=spec.aligned)
-    if _plain(features, rois):
+    if _by_bags(features):
         return roi_align_by_bags(
             features, rois, spatial_scale=spatial_scale, size=size, ratio=ratio, aligned=spec.aligned
         )
-    if features.is_cpu and torch.get_num_threads() > 1 and not is_recorded():
-        pooled: Tensor = _ThreadedRoIAlign.apply(features, rois, spatial_scale, size, ratio, spec.aligned)
-        return pooled
     return torchvision.ops.roi_align(
         features, rois, size, spatial_scale=spatial_scale, sampling_ratio=ratio, aligned=spec.aligned
     )
 
 
-def _plain(features: Tensor, rois: Tensor) -> bool:
-    """Whether it is inference in float32 on a CPU, and nobody records the operations."""
-    with_gradient = torch.is_grad_enabled() and (features.requires_grad or rois.requires_grad)
-    return features.is_cpu and features.dtype == torch.float32 and not with_gradient and not is_recorded()
+def _by_bags(features: Tensor) -> bool:
+    """Whether bags are the better way, unless somebody records the operations.
 
-
-class _ThreadedRoIAlign(torch.autograd.Function):
-    """torchvision's RoIAlign for training, whose CPU kernels use one core, on all of them; the same bits.
-
-    Regions are independent going forward, channels going backward. Measured on two cores with 512 regions of
-    128 channels: forward 57 to 32 ms, backward 203 to 120 ms.
+    On a CPU they are faster; on a GPU torchvision's kernel adds gradients up in any order, and what it does
+    instead in deterministic mode needs memory for every sample of every channel.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        rois: Tensor,
-        spatial_scale: float,
-        size: tuple[int, int],
-        ratio: int,
-        aligned: bool,
-    ) -> Tensor:
-        """Pool the regions in parts, one thread each."""
-        ctx.save_for_backward(rois)
-        ctx.settings = (spatial_scale, *size), features.shape, (ratio, aligned)
-        pool = functools.partial(
-            torchvision.ops.roi_align, features, output_size=size, spatial_scale=spatial_scale,
-            sampling_ratio=ratio, aligned=aligned,
-        )  # fmt: skip
-        return torch.cat(list(_threads().map(pool, rois.chunk(torch.get_num_threads()))))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradient of the features, channels in parts, one thread each."""
-        (rois,) = ctx.saved_tensors
-        (scale, height, width), shape, last = ctx.settings
-
-        def scatter(part: Tensor) -> Tensor:
-            batch, _, rows, columns = shape
-            found: Tensor = torch.ops.torchvision._roi_align_backward(
-                part, rois, scale, height, width, batch, part.shape[1], rows, columns, *last
-            )
-            return found
-
-        parts = gradients[0].chunk(torch.get_num_threads(), dim=1)
-        return torch.cat(list(_threads().map(scatter, parts)), dim=1), None, None, None, None, None
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="roi_align")
+    wanted = features.is_cpu or torch.are_deterministic_algorithms_enabled()
+    return wanted and features.dtype in (torch.float32, torch.float64) and not is_recorded()
 
 
 def boxes_to_rois(boxes_per_image: list[Tensor]) -> Tensor:

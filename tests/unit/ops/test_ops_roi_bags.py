@@ -73,15 +73,46 @@ def test_regions_without_pixels_give_zeros(corner: float) -> None:
     assert not pooled(maps(3), rois, (3, 3), -1, True).any()
 
 
-def test_gradients_take_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.integers(0, 12),
+    st.integers(-1, 3).filter(bool),
+    st.booleans(),
+    st.sampled_from([8.0, 60.0, 200.0]),
+)
+def test_gradients_are_those_of_torchvision(
+    seed: int, count: int, ratio: int, aligned: bool, side: float
+) -> None:
+    ours, theirs = maps(seed).requires_grad_(), maps(seed).requires_grad_()
+    rois = regions(count, seed, side)
+    found = pooled(ours, rois, (3, 2), ratio, aligned)
+    wanted = torchvision.ops.roi_align(theirs, rois, (3, 2), SCALE, ratio, aligned)
+    factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed))
+    (found * factors).sum().backward()
+    (wanted * factors).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_repeat_to_the_bit_whatever_the_number_of_threads() -> None:
+    rois, before, seen = regions(40, 5), torch.get_num_threads(), []
+    for threads in (1, 2, 2):
+        torch.set_num_threads(threads)
+        features = maps(5).requires_grad_()
+        pooled(features, rois, (7, 7), -1, True).square().sum().backward()
+        seen.append(features.grad)
+    torch.set_num_threads(before)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[1], seen[2])
+
+
+def test_deterministic_mode_and_cpu_take_the_bags(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr(module, "roi_align_by_bags", lambda *_a, **_k: called.append("bags"))
-    spec, rois, features = RoILayerSpec(output_size=2), regions(3, 4), maps(4).requires_grad_()
-    roi_align(features, rois, spec, spatial_scale=SCALE).sum().backward()
-    assert features.grad is not None
-    assert not called
-    with torch.no_grad():
-        roi_align(features, rois, spec, spatial_scale=SCALE)
+    spec, rois = RoILayerSpec(output_size=2), regions(3, 4)
+    roi_align(maps(4), rois, spec, spatial_scale=SCALE)
+    assert called == ["bags"]
+    assert roi_align(maps(4).half(), rois, spec, spatial_scale=SCALE).shape == (3, 5, 2, 2)
     assert called == ["bags"]
 
 
