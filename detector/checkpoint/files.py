@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,7 +23,15 @@ from torch import Tensor
 from detector.checkpoint.exchange import is_safetensors, read_safetensors
 from detector.checkpoint.formats import read_any
 from detector.errors import CheckpointError
-from detector.whole_files import replacing
+from detector.whole_files import replacing, sync_folder
+
+#: bytes around a tensor in the file: its zip record, its alignment to 64 bytes, its words in the pickle
+RECORD_OVERHEAD = 512
+FILE_OVERHEAD = 4096
+
+
+class CheckpointNotWritten(CheckpointError):  # noqa: N818 - says what happened
+    """A checkpoint could not be written; the files that were there before are untouched."""
 
 
 @dataclass
@@ -57,19 +67,11 @@ def manifest_path(path: str | Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> str:
-    """Write a checkpoint so that a reader sees the old file or the whole new one.
+    """Write a checkpoint so that a reader sees the old file or the whole new one, with its digest beside it.
 
-    The old digest goes first, the new one comes last: a file without a matching digest is one whose writing
-    was interrupted.
+    The bytes are hashed on their way and read back from the disk before the new file takes the old one's
+    place. A file without a digest is one whose writer was killed between these two renamings.
 
     Args:
         path: the file; its folder is made.
@@ -77,17 +79,130 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> str:
 
     Returns:
         the file's sha256.
+
+    Raises:
+        CheckpointNotWritten: too little room, or the disk refuses or garbles the bytes; what was under this
+            name before is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    manifest_path(path).unlink(missing_ok=True)
-    with replacing(path) as stream:
-        torch.save(dict(payload), stream)
-    digest = sha256_file(path)
-    with replacing(manifest_path(path)) as stream:
-        stream.write(f"{digest}  {path.name}\n".encode())
-    _sync_folder(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(path, payload)
+        digest = _write(path, payload)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointNotWritten(
+            f"{path}: found {error.strerror or error} while writing; expected to write about "
+            f"{_mib(payload_bytes(payload))}. Free some space, or look at the disk, its quota and its health."
+        ) from error
     return digest
+
+
+def payload_bytes(payload: Any) -> int:
+    """About how long the file of a payload becomes, rounded up: every storage once, with its zip record."""
+    sizes: dict[tuple[str, int], int] = {}
+    pending, other = [payload], FILE_OVERHEAD
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            sizes[str(value.device), storage.data_ptr()] = storage.nbytes()
+            other += RECORD_OVERHEAD
+        elif isinstance(value, Mapping):
+            pending += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            pending += value
+        else:
+            other += len(value) + 16 if isinstance(value, str | bytes) else 16
+    return sum(sizes.values()) + other
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that a file in ``folder`` may take; None where the file system does not say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total > 0 else None
+
+
+def _check_room(path: Path, payload: Mapping[str, Any]) -> None:
+    """Refuse to begin a file that will not fit."""
+    needed, free = payload_bytes(payload), free_bytes(path.parent)
+    if free is not None and free < needed:
+        raise CheckpointNotWritten(
+            f"{path}: found {_mib(free)} free; expected {_mib(needed)} for this checkpoint. Free some space, "
+            "or keep fewer checkpoints (checkpoint_config.max_keep_ckpts)."
+        )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+class _Hashed:
+    """Hashes what goes through to a stream, and keeps its first error: torch makes another one of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            count = self._stream.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self.sha256.update(data)
+        return count
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _write(path: Path, payload: Mapping[str, Any]) -> str:
+    """Write file and manifest; the digest."""
+    manifest = manifest_path(path)
+    hashed: _Hashed
+
+    def check(temporary: Path) -> None:
+        found, expected = _digest_on_disk(temporary), hashed.sha256.hexdigest()
+        if found != expected or not zipfile.is_zipfile(temporary):
+            raise CheckpointNotWritten(
+                f"{path}: found other bytes on the disk than were written (sha256 {found[:12]}, expected "
+                f"{expected[:12]}). The disk or its file system is failing: give another --work-dir."
+            )
+        manifest.unlink(missing_ok=True)
+
+    with replacing(manifest) as note:
+        note.write(_manifest_line("0" * 64, path))  # its place on the disk, while a failure costs nothing
+        note.flush()
+        os.fsync(note.fileno())
+        with replacing(path, check=check) as stream:
+            hashed = _Hashed(stream)
+            try:
+                torch.save(dict(payload), hashed)  # type: ignore[arg-type]
+            except Exception as error:
+                if hashed.error is not None:
+                    raise hashed.error from error
+                raise
+        note.seek(0)
+        note.write(_manifest_line(hashed.sha256.hexdigest(), path))
+    return hashed.sha256.hexdigest()
+
+
+def _manifest_line(digest: str, path: Path) -> bytes:
+    """As ``sha256sum`` writes and checks it."""
+    return f"{digest}  {path.name}\n".encode()
+
+
+def _digest_on_disk(path: Path) -> str:
+    """Digest of a synced file, from the device and not from memory where the system lets us choose."""
+    with path.open("rb") as stream:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def verify_checkpoint(path: str | Path) -> bool:

@@ -86,12 +86,11 @@ def resolve_weights(uri: str, *, download: bool = True, progress: ProgressFor | 
     name, folders = file_name(url), weight_folders()
     needs = f"weights: {uri!r} needs the file {name}, which is not in {' or '.join(map(str, folders))}"
     needs += "".join(f" ({fault})" for fault in faults)
-    if not download:
-        raise CheckpointError(
-            f"{needs}. Fetch {url} and place it at {folders[0] / name}, or give the path of a file instead."
-        )
+    if not download or offline():
+        reason = "" if not download else " and is not fetched, as DETECTOR_OFFLINE is set"
+        raise CheckpointError(f"{needs}{reason}. {_by_hand(url)}, or give the path of a file instead.")
     try:
-        return fetch_weights(url, place_of(url), progress=progress)
+        return fetch_weights(url, place_of(url).absolute(), progress=progress)
     except CheckpointError as error:
         raise CheckpointError(f"{needs}. {error} Or give the path of a file instead of the URI.") from error
 
@@ -175,6 +174,13 @@ def named_checksum(name: str) -> str | None:
     """
     match = _DIGEST.search(name)
     return None if match is None or _DATE.fullmatch(match[1]) else f"sha256:{match[1]}"
+
+
+def _by_hand(url: str) -> str:
+    """What to do where this machine cannot fetch a file."""
+    digest = (named_checksum(file_name(url)) or "").removeprefix("sha256:")
+    known = f" (its sha256 starts with {digest})" if digest else ""
+    return f"Fetch {url}{known} and place it at {place_of(url).absolute()}"
 
 
 def _look(url: str) -> tuple[Path | None, list[str]]:

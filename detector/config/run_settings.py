@@ -22,7 +22,7 @@ KNOWN_KEYS = frozenset([
     "evaluation", "checkpoint_config", "log_config", "log_level", "custom_hooks", "custom_imports",
     "work_dir", "load_from", "resume_from", "auto_resume", "auto_scale_lr", "fp16", "seed", "deterministic",
     "device", "channels_last", "gpus", "gpu_ids", "dist_params", "find_unused_parameters",
-    "cudnn_benchmark", "opencv_num_threads", "mp_start_method",
+    "cudnn_benchmark", "opencv_num_threads", "mp_start_method", "precision",
 ])  # fmt: skip
 SPLITS = ("train", "val", "test")
 LOADER_KEYS = ("samples_per_gpu", "imgs_per_gpu", "workers_per_gpu", "persistent_workers")

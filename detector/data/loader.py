@@ -32,7 +32,8 @@ from detector.structures.samples import Batch
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# what a terminal, a scheduler or a lost connection sends to the whole group; the main process answers
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class _Fetch(Dataset[Fetched | DetectorError]):
@@ -91,8 +92,8 @@ def _start_worker(worker_id: int, *, die_with_parent: bool) -> None:
     it saves a
     checkpoint with the help of its workers and then ends them. Should it die, the kernel kills the workers.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

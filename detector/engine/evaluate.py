@@ -20,6 +20,7 @@ from detector.config import Config
 from detector.data.datasets import build_dataset
 from detector.data.loader import build_test_loader
 from detector.engine import distributed
+from detector.engine.checks import check_keys
 from detector.engine.gathering import Exchange, open_exchange
 from detector.engine.interrupts import Interrupted
 from detector.engine.joined_split import TestData, as_test_data
@@ -36,7 +37,7 @@ from detector.engine.scoring import (
     write_metrics,
     write_results,
 )
-from detector.engine.settings import LOADER_KEYS, check_keys
+from detector.engine.settings import LOADER_KEYS
 from detector.errors import CheckpointError, ConfigError
 from detector.progress import Progress
 from detector.structures.samples import Batch, Detections

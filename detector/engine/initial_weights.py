@@ -5,7 +5,7 @@ Where a weights URI leads is the matter of ``checkpoint/weights.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ from detector.progress import Progress
 WITHOUT = (
     "Or train without it: --cfg-options model.backbone.init_cfg=None (model.pretrained=None in old configs)."
 )
+
+WITHOUT_LOAD_FROM = "Or train without it: --cfg-options load_from=None (from random or pretrained weights)."
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,17 @@ def load_weights(model: nn.Module, model_cfg: Mapping[str, Any], *, load_from: s
 
     A pretrained part that ``load_from`` fills completely is not looked for.
 
+    Tensors of ``load_from`` that do not fit, such as the outputs of heads for other classes, are left out, as
+    the reference does, and named.
+
     Returns:
-        one line per file, saying what it filled.
+        what each file filled; for ``load_from`` also what it did not.
 
     Raises:
         CheckpointError: a file is missing, or no key of it fits.
     """
     lines = []
-    checkpoint = load_checkpoint(local_file(load_from)) if load_from else None
+    checkpoint = load_checkpoint(_placed(load_from)) if load_from else None
     provided = set(checkpoint.state_dict) if checkpoint is not None else set()
     for request in requested(model_cfg):
         start = f"{request.module}." if request.module else ""
@@ -107,11 +113,16 @@ def load_weights(model: nn.Module, model_cfg: Mapping[str, Any], *, load_from: s
                 f"found names such as {', '.join(list(checkpoint.state_dict)[:3])}; expected names such as "
                 f"{', '.join(list(model.state_dict())[:3])}. Give a checkpoint of such a model, or none."
             )
-        lines.append(
-            f"load_from {load_from}: {len(report.matched)} tensors, {len(report.missing)} missing, "
-            f"{len(report.mismatched)} of another shape{_first(report.mismatched)}"
-        )
+        lines.extend(_told(f"load_from {load_from}", report))
     return lines
+
+
+def _placed(load_from: str) -> Path:
+    """File of the config's ``load_from``."""
+    try:
+        return local_file(load_from)
+    except CheckpointError as error:
+        raise CheckpointError(f"load_from: {error} {WITHOUT_LOAD_FROM}") from error
 
 
 def local_file(uri: str) -> Path:
@@ -143,7 +154,27 @@ def _walk(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Pretrained
                 yield from _walk(item, (*path, key, str(i)))
 
 
-def _first(names: Any) -> str:
-    """The first few names in brackets, '' for none."""
-    listed = [str(name) for name in names][:3]
-    return f" ({', '.join(listed)})" if listed else ""
+def _told(what: str, report: LoadReport) -> list[str]:
+    """What a file filled, and every tensor that keeps its first random values, by name."""
+    lines = [f"{what}: {report.summary()}"]
+    if report.mismatched:
+        names = [
+            f"{key} ({list(found)} in the file, {list(wanted)} here)"
+            for key, (found, wanted) in report.mismatched.items()
+        ]
+        lines.append(
+            f"{what}: of another shape, so they start from random values, as heads for other classes do: "
+            f"{', '.join(names)}"
+        )
+    kinds = {
+        "not in the file, so they start from random values": report.missing,
+        "in the file, but not in the model": report.unexpected,
+    }
+    lines.extend(f"{what}: {kind}: {_listed(keys)}" for kind, keys in kinds.items() if keys)
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with a comma, those after the first few as a number."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

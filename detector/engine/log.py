@@ -7,7 +7,10 @@ scripts read these files. One deviation: an epoch shorter than the log interval 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import psutil
 import torch
 import torchvision
 
 Value = float | int | str
+LINES_KEPT = 10_000  # in memory, of a log that cannot be written
 
 
 def timestamp() -> str:
@@ -76,6 +81,64 @@ class Window:
         self._sums = {name: [float(x) for x in entry] for name, entry in state["sums"].items()}
 
 
+class DataWaitAdvice:
+    """Names the one setting to change when steps wait for data; the first window of a run does not count.
+
+    Args:
+        workers: ``data.workers_per_gpu`` of the run.
+        cores: of this machine, per process of the run on it.
+        idle: share of the machine's cores without work since the call before; measured by default.
+    """
+
+    LIMIT = 0.2
+    IDLE = 0.5
+
+    def __init__(self, workers: int, cores: int, *, idle: Callable[[], float] | None = None) -> None:
+        self._workers, self._cores = workers, max(cores, 1)
+        self._idle = idle or (lambda: 1 - psutil.cpu_percent(interval=None) / 100)
+        self._said = ""
+        self._windows = 0
+
+    def line(self, shares: Mapping[str, float]) -> str | None:
+        """The advice for a window, None where steps do not wait or the same setting was named before.
+
+        Args:
+            shares: mean seconds of 'data' and of the other parts of a step.
+        """
+        idle = self._idle()  # each window measures from the one before
+        self._windows += 1
+        whole = sum(shares.values())
+        wait = shares.get("data", 0.0)
+        if self._windows == 1 or whole <= 0 or wait <= self.LIMIT * whole:
+            return None
+        setting, advice = self._advice(whole, wait, idle)
+        if setting == self._said:
+            return None
+        self._said = setting
+        return f"{wait / whole:.0%} of the time steps wait for data (over {self.LIMIT:.0%}): {advice}"
+
+    def _advice(self, whole: float, wait: float, idle: float) -> tuple[str, str]:
+        """Setting, and what to do with it.
+
+        N workers that deliver a batch in ``whole`` seconds are too few by the factor whole / (whole - wait).
+        """
+        if self._workers < self._cores:
+            busy = max(whole - wait, 1e-9)
+            needed = math.ceil(wait / busy) if self._workers == 0 else math.ceil(self._workers * whole / busy)
+            target = min(max(needed, self._workers + 1), self._cores)
+            found = f"found {self._workers}, {self._cores} cores"
+            return "workers", f"raise data.workers_per_gpu ({found}) to {target}"
+        if idle > self.IDLE:
+            return "storage", (
+                f"data.workers_per_gpu={self._workers} fills the {self._cores} cores, yet {idle:.0%} of them "
+                "is idle, so the storage is slow: move the images (data.train.img_prefix) to a local disk"
+            )
+        return "img_scale", (
+            f"data.workers_per_gpu={self._workers} fills the {self._cores} cores, which are busy: lower "
+            "img_scale of Resize in data.train.pipeline, or store the images no larger than that"
+        )
+
+
 class TrainLog:
     """Both log files of one run; on other ranks than 0 nothing is written.
 
@@ -93,6 +156,7 @@ class TrainLog:
         self.text_path = work_dir / f"{stamp}.log"
         self._enabled = enabled
         self._show = show
+        self._unwritten: list[tuple[Path, str]] = []
 
     def meta(self, meta: Mapping[str, Any]) -> None:
         """First line of the spool: the run's facts."""
@@ -103,9 +167,8 @@ class TrainLog:
         if not self._enabled:
             return
         now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
-        _append(self.text_path, f"{now} - detector - INFO - {message}\n")
-        if self._show is not None:
-            self._show(message)
+        self._append(self.text_path, f"{now} - detector - INFO - {message}\n")
+        self._tell(message)
 
     def train(
         self,
@@ -146,9 +209,27 @@ class TrainLog:
 
     def _append_json(self, record: Mapping[str, Any]) -> None:
         if self._enabled:
-            _append(
-                self.json_path, json.dumps({key: _rounded(value) for key, value in record.items()}) + "\n"
-            )
+            rounded = {key: _rounded(value) for key, value in record.items()}
+            self._append(self.json_path, json.dumps(rounded) + "\n")
+
+    def _append(self, path: Path, line: str) -> None:
+        """Add a line; on a full disk keep it, say so once, and write it when there is room again."""
+        self._unwritten.append((path, line))
+        try:
+            while self._unwritten:
+                _append(*self._unwritten[0])
+                self._unwritten.pop(0)
+        except OSError as error:
+            if len(self._unwritten) == 1:
+                reason = error.strerror or error
+                self._tell(f"{path} cannot be written: {reason}; its lines are kept until it can")
+            del self._unwritten[:-LINES_KEPT]
+
+    def _tell(self, message: str) -> None:
+        """Show a line on the terminal, which may be a file on the same full disk."""
+        if self._show is not None:
+            with contextlib.suppress(OSError):
+                self._show(message)
 
 
 def _rounded(value: Any) -> Any:
@@ -157,6 +238,13 @@ def _rounded(value: Any) -> Any:
 
 
 def _append(path: Path, line: str) -> None:
-    """Add one line in one write."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
+    """Add one line whole, or nothing of it."""
+    with path.open("ab") as file:
+        size = file.tell()
+        try:
+            file.write(line.encode())
+            file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise

@@ -20,9 +20,9 @@ from detector.data.datasets.lvis import LVISV05Dataset, LVISV1Dataset
 from detector.data.datasets.panoptic import CocoPanopticDataset
 from detector.data.datasets.voc import XMLDataset
 from detector.engine import measures
+from detector.engine.checks import check_keys
 from detector.engine.joined_split import JoinedSplit, TestData
 from detector.engine.measures import CITYSCAPES_METRIC, PANOPTIC_METRIC, Found, Options
-from detector.engine.settings import check_keys
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.annotations import INSTEAD, read_truth
 from detector.evaluation.coco import METRICS as COCO_METRICS

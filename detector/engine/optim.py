@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from detector.engine.settings import check_keys, unknown_name
+from detector.engine.checks import check_keys, unknown_name
+from detector.engine.layer_decay import layer_decay_groups
 from detector.errors import ConfigError
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -57,14 +58,15 @@ def build_optimizer(model: nn.Module, optimizer_cfg: Mapping[str, Any]) -> torch
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer.type", name, OPTIMIZERS)
     rules = options.pop("paramwise_cfg", None)
-    constructor = options.pop("constructor", "DefaultOptimizerConstructor")
-    if constructor != "DefaultOptimizerConstructor":
-        raise unknown_name("optimizer.constructor", str(constructor), ("DefaultOptimizerConstructor",))
+    constructor = str(options.pop("constructor", "DefaultOptimizerConstructor"))
+    if constructor not in CONSTRUCTORS:
+        raise unknown_name("optimizer.constructor", constructor, CONSTRUCTORS)
     accepted = tuple(p for p in inspect.signature(OPTIMIZERS[name]).parameters if p != "params")
     check_keys("optimizer", options, (*accepted, "type", "paramwise_cfg"))
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    params: Any = parameter_groups(model, options, rules) if rules else list(model.parameters())
+    by_rule = CONSTRUCTORS[constructor]
+    params: Any = by_rule(model, options, rules) if rules else list(model.parameters())
     try:
         optimizer = OPTIMIZERS[name](params, **options)
     except (TypeError, ValueError) as error:
@@ -151,6 +153,12 @@ def multipliers(
     elif name == "bias" and not in_deform:
         decay_mult = float(rules.get("bias_decay_mult", 1.0))
     return lr_mult, decay_mult
+
+
+CONSTRUCTORS = {
+    "DefaultOptimizerConstructor": parameter_groups,
+    "LearningRateDecayOptimizerConstructor": layer_decay_groups,
+}
 
 
 def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool, str, nn.Parameter]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detector.engine.settings import check_keys, unknown_name
+from detector.engine.checks import check_keys, unknown_name
 from detector.errors import ConfigError
 
 Policy = Callable[[float, float, float], float]
@@ -151,7 +151,45 @@ class Schedule:
         return regular * self.warmup.scale(position.iteration, position.epoch_length)
 
 
-def build_schedule(lr_config: Mapping[str, Any] | None, *, by_epoch: bool = True) -> Schedule:
+@dataclass(frozen=True)
+class YoloxSchedule:
+    """YOLOX's rate: a quadratic start, half a cosine, and a last part at the end rate.
+
+    Attributes:
+        num_last_epochs: epochs at the end rate; the step before them has it already.
+        warmup: length of the start, and the share of the base rate that it reaches.
+        min_lr_ratio: the end rate as a share of the base rate, or None.
+        min_lr: the end rate without ``min_lr_ratio``.
+
+    Checked against mmdet 2.28.2 core/hook/yolox_lrupdater_hook.py.
+    """
+
+    num_last_epochs: int
+    warmup: Warmup | None = None
+    min_lr_ratio: float | None = None
+    min_lr: float = 0.0
+
+    def lr(self, base: float, position: Position) -> float:
+        """Rate for the step that starts at ``position``, for a parameter group with rate ``base``."""
+        start = self._start(position.epoch_length)
+        if self.warmup is not None and position.iteration < start:
+            return base * self.warmup.ratio * ((position.iteration + 1) / start) ** 2
+        end = self.min_lr if self.min_lr_ratio is None else base * self.min_lr_ratio
+        last = position.epoch_length * self.num_last_epochs
+        done = position.iteration + 1
+        if done >= position.max_iterations - last:
+            return end
+        progress = (done - start) / (position.max_iterations - start - last)
+        return end + 0.5 * (base - end) * (math.cos(math.pi * progress) + 1)
+
+    def _start(self, epoch_length: int) -> int:
+        """Iterations of the start."""
+        if self.warmup is None:
+            return 0
+        return self.warmup.length * (epoch_length if self.warmup.by_epoch else 1)
+
+
+def build_schedule(lr_config: Mapping[str, Any] | None, *, by_epoch: bool = True) -> Schedule | YoloxSchedule:
     """Schedule of the dialect's ``lr_config``; None is a fixed rate.
 
     Args:
@@ -168,9 +206,11 @@ def build_schedule(lr_config: Mapping[str, Any] | None, *, by_epoch: bool = True
         raise ConfigError(f"lr_config: found {lr_config!r}; expected dict(policy='step', step=[8, 11], ...).")
     options = dict(lr_config)
     name = str(options.pop("policy", ""))
+    if name.lower() == "yolox":
+        return _yolox(options)
     known = {key.lower(): key for key in POLICIES}
     if name.lower() not in known:
-        raise unknown_name("lr_config.policy", name, POLICIES)
+        raise unknown_name("lr_config.policy", name, (*POLICIES, "YOLOX"))
     factory, accepted = POLICIES[known[name.lower()]]
     check_keys("lr_config", options, (*COMMON_KEYS, *accepted))
     _check_numbers(options)
@@ -183,6 +223,28 @@ def build_schedule(lr_config: Mapping[str, Any] | None, *, by_epoch: bool = True
             f"lr_config: policy {name!r} found {options}; expected {accepted}. {error}."
         ) from error
     return Schedule(policy=policy, by_epoch=counts_epochs, warmup=warmup)
+
+
+def _yolox(options: dict[str, Any]) -> YoloxSchedule:
+    """YOLOX's schedule; it counts iterations, and its start is quadratic (``warmup='exp'``)."""
+    check_keys("lr_config", options, (*COMMON_KEYS, "num_last_epochs", "min_lr", "min_lr_ratio"))
+    _check_numbers(options)
+    if options.pop("by_epoch", True):
+        raise ConfigError(
+            "lr_config.by_epoch: found True, or nothing, which means it; expected False for the policy "
+            "'YOLOX', which counts iterations. Set by_epoch=False."
+        )
+    last = options.get("num_last_epochs")
+    if not isinstance(last, int) or isinstance(last, bool) or last < 0:
+        raise ConfigError(f"lr_config.num_last_epochs: found {last!r}; expected a whole number, such as 15.")
+    if options.get("warmup") not in (None, "exp"):
+        raise unknown_name("lr_config.warmup", str(options["warmup"]), ("exp",))
+    return YoloxSchedule(
+        num_last_epochs=last,
+        warmup=_warmup(options),
+        min_lr_ratio=options.get("min_lr_ratio"),
+        min_lr=float(options.get("min_lr") or 0.0),
+    )
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:

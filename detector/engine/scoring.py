@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from detector.config import Config
+from detector.engine.checks import check_keys
 from detector.engine.joined_split import JoinedSplit, TestData, parts_of
 from detector.engine.log import timestamp
 from detector.engine.measures import CITYSCAPES_METRIC, Options
@@ -22,7 +23,7 @@ from detector.engine.metric_sets import (
     metric_set,
     require_truth,
 )
-from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
+from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, evaluation_options
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.files import write_json
 from detector.evaluation.report import Measured

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from detector.engine.checks import check_keys, positive, unknown_name, whole
+from detector.engine.hooks import HookPlan, read_hooks
+from detector.engine.precision import PrecisionPlan, read_precision
 from detector.errors import ConfigError
 
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
-HANDLED_HOOKS = ("NumClassCheckHook",)
+OPTIMIZER_HOOKS = (
+    *("OptimizerHook", "Fp16OptimizerHook"),
+    *("GradientCumulativeOptimizerHook", "GradientCumulativeFp16OptimizerHook"),
+)
+ON_ERROR = ("continue", "stop")
 EVALUATION_RUN_KEYS = (
     *("interval", "start", "by_epoch", "save_best", "rule", "dynamic_intervals"),
     *("tmpdir", "gpu_collect", "broadcast_bn_buffer"),
@@ -27,7 +34,7 @@ OTHER_OPTIONS = (
 )
 CHECKPOINT_KEYS = (
     *("interval", "max_keep_ckpts", "by_epoch", "save_optimizer", "save_last"),
-    *("out_dir", "meta", "create_symlink"),
+    *("out_dir", "meta", "create_symlink", "on_error"),
 )
 LOADER_KEYS = ("samples_per_gpu", "workers_per_gpu", "persistent_workers")
 # accepted, but nothing reads them: (section, key) -> MMDetection's default, which needs no mention
@@ -42,22 +49,6 @@ WITHOUT_EFFECT: dict[tuple[str, ...], Any] = {
 }
 
 
-def unknown_name(where: str, found: str, accepted: Iterable[str]) -> ConfigError:
-    """Error for a name outside a closed set, with the nearest one."""
-    names = list(accepted)
-    near = difflib.get_close_matches(found, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{where}: found {found!r}; expected one of {', '.join(map(repr, names))}.{hint}")
-
-
-def check_keys(where: str, found: Mapping[str, Any], accepted: Iterable[str]) -> None:
-    """Raise a ConfigError for the first key of ``found`` that is not in ``accepted``."""
-    names = list(accepted)
-    for key in found:
-        if key not in names:
-            raise unknown_name(f"{where}.{key}", key, names)
-
-
 @dataclass(frozen=True)
 class EvaluationPlan:
     """When to evaluate and which checkpoint is the best.
@@ -68,17 +59,21 @@ class EvaluationPlan:
         save_best: metric that picks the best checkpoint, 'auto' for the first one, None for no best
             checkpoint.
         rule: 'greater', 'less', or None to derive it from the metric's name.
+        dynamic_intervals: (first epoch or iteration, interval from there on), rising.
     """
 
     interval: int = 1
     start: int = 0
     save_best: str | None = None
     rule: str | None = None
+    dynamic_intervals: tuple[tuple[int, int], ...] = ()
 
     def due(self, done: int) -> bool:
         """Whether to evaluate after ``done`` epochs (or iterations)."""
-        offset = max(self.start, 1) if self.start else self.interval
-        return done >= offset and (done - offset) % self.interval == 0
+        passed = bisect_right([first for first, _ in self.dynamic_intervals], done)
+        interval = self.dynamic_intervals[passed - 1][1] if passed else self.interval
+        offset = max(self.start, 1) if self.start else interval
+        return done >= offset and (done - offset) % interval == 0
 
     def is_better(self, metric: str, value: float, best: float | None) -> bool:
         """Whether ``value`` of ``metric`` beats ``best``."""
@@ -100,6 +95,10 @@ class RunPlan:
         max_keep_checkpoints: regular checkpoints kept, -1 for all.
         evaluation: None when the run does not validate.
         grad_clip: arguments of ``clip_grad_norm_`` or None.
+        accumulate: iterations whose gradients make one update.
+        precision: what the model computes in.
+        hooks: what the config's ``custom_hooks`` ask for.
+        on_checkpoint_error: 'continue' or 'stop' when a checkpoint cannot be written.
     """
 
     by_epoch: bool
@@ -109,6 +108,10 @@ class RunPlan:
     max_keep_checkpoints: int = -1
     evaluation: EvaluationPlan | None = None
     grad_clip: dict[str, float] | None = None
+    accumulate: int = 1
+    precision: PrecisionPlan = field(default_factory=PrecisionPlan)
+    hooks: HookPlan = field(default_factory=HookPlan)
+    on_checkpoint_error: str = "continue"
 
     def max_iterations(self, epoch_length: int) -> int:
         """Iterations of the whole run."""
@@ -133,15 +136,31 @@ def read_plan(cfg: Mapping[str, Any], *, validate: bool = True) -> RunPlan:
     check_keys("runner", runner, ("type", "max_epochs", "max_iters"))
     check_sections(cfg)
     checkpoint = _checkpoint(cfg, by_epoch=by_epoch)
+    grad_clip, accumulate = _update(cfg.get("optimizer_config"))
     return RunPlan(
         by_epoch=by_epoch,
-        total=_positive(f"runner.{key}", runner.get(key)),
-        log_interval=_positive("log_config.interval", (cfg.get("log_config") or {}).get("interval", 50)),
-        checkpoint_interval=_whole("checkpoint_config.interval", checkpoint.get("interval", 1)),
-        max_keep_checkpoints=_whole("checkpoint_config.max_keep_ckpts", checkpoint.get("max_keep_ckpts", -1)),
+        total=positive(f"runner.{key}", runner.get(key)),
+        log_interval=positive("log_config.interval", (cfg.get("log_config") or {}).get("interval", 50)),
+        checkpoint_interval=whole("checkpoint_config.interval", checkpoint.get("interval", 1)),
+        max_keep_checkpoints=whole("checkpoint_config.max_keep_ckpts", checkpoint.get("max_keep_ckpts", -1)),
         evaluation=_evaluation(cfg.get("evaluation")) if validate else None,
-        grad_clip=_grad_clip(cfg.get("optimizer_config")),
+        grad_clip=grad_clip,
+        accumulate=accumulate,
+        precision=read_precision(cfg),
+        hooks=_hooks(cfg, by_epoch=by_epoch),
+        on_checkpoint_error=checkpoint.get("on_error", "continue"),
     )
+
+
+def _hooks(cfg: Mapping[str, Any], *, by_epoch: bool) -> HookPlan:
+    """The config's custom hooks; those that count epochs need a run that does."""
+    hooks = read_hooks(cfg.get("custom_hooks"))
+    if hooks.mode_switch is not None and not by_epoch:
+        raise ConfigError(
+            "custom_hooks (YOLOXModeSwitchHook): counts epochs, but the runner counts iterations; expected "
+            "an EpochBasedRunner. Remove the hook or change the runner."
+        )
+    return hooks
 
 
 def without_effect(cfg: Mapping[str, Any]) -> list[str]:
@@ -172,16 +191,23 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> EvaluationPlan | None:
     rule = evaluation.get("rule")
     if rule not in (None, "greater", "less"):
         raise unknown_name("evaluation.rule", str(rule), ("greater", "less"))
-    if evaluation.get("dynamic_intervals"):
-        raise ConfigError(
-            "evaluation.dynamic_intervals: not supported yet. Remove it and set evaluation.interval."
-        )
     return EvaluationPlan(
-        interval=_positive("evaluation.interval", evaluation.get("interval", 1)),
-        start=_whole("evaluation.start", evaluation.get("start") or 0),
+        interval=positive("evaluation.interval", evaluation.get("interval", 1)),
+        start=whole("evaluation.start", evaluation.get("start") or 0),
         save_best=evaluation.get("save_best"),
         rule=rule,
+        dynamic_intervals=_dynamic_intervals(evaluation.get("dynamic_intervals") or ()),
     )
+
+
+def _dynamic_intervals(given: Any) -> tuple[tuple[int, int], ...]:
+    """Pairs of (first epoch or iteration, interval), in order."""
+    where = "evaluation.dynamic_intervals"
+    if not isinstance(given, list | tuple) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in given
+    ):
+        raise ConfigError(f"{where}: found {given!r}; expected pairs (from, interval), such as [(285, 1)].")
+    return tuple(sorted((positive(where, first), positive(where, interval)) for first, interval in given))
 
 
 def _checkpoint(cfg: Mapping[str, Any], *, by_epoch: bool) -> dict[str, Any]:
@@ -200,6 +226,8 @@ def _checkpoint(cfg: Mapping[str, Any], *, by_epoch: bool) -> dict[str, Any]:
             f"checkpoint_config.out_dir: found {checkpoint['out_dir']!r}; checkpoints go to the work_dir. "
             "Remove it and set work_dir."
         )
+    if checkpoint.get("on_error", "continue") not in ON_ERROR:
+        raise unknown_name("checkpoint_config.on_error", str(checkpoint["on_error"]), ON_ERROR)
     return checkpoint
 
 
@@ -208,37 +236,38 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
     scaling = cfg.get("auto_scale_lr") or {}
     check_keys("auto_scale_lr", scaling, ("enable", "base_batch_size"))
     if scaling.get("base_batch_size") is not None:
-        _positive("auto_scale_lr.base_batch_size", scaling["base_batch_size"])
+        positive("auto_scale_lr.base_batch_size", scaling["base_batch_size"])
     check_keys("log_config", cfg.get("log_config") or {}, ("interval", "hooks"))
     for split in ("train", "val"):
         name = f"{split}_dataloader"
         check_keys(f"data.{name}", (cfg.get("data") or {}).get(name) or {}, LOADER_KEYS)
 
 
-def _grad_clip(optimizer_config: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """Clipping arguments of the config's ``optimizer_config``."""
+def _update(optimizer_config: Mapping[str, Any] | None) -> tuple[dict[str, float] | None, int]:
+    """(clipping arguments or None, iterations an update) of the config's ``optimizer_config``."""
     options = dict(optimizer_config or {})
     kind = options.pop("type", "OptimizerHook")
-    if kind != "OptimizerHook":
-        raise unknown_name("optimizer_config.type", str(kind), ("OptimizerHook",))
-    check_keys("optimizer_config", options, ("grad_clip",))
+    if kind not in OPTIMIZER_HOOKS:
+        raise unknown_name("optimizer_config.type", str(kind), OPTIMIZER_HOOKS)
+    accepted = ["grad_clip"]
+    accepted += ["cumulative_iters"] if kind.startswith("GradientCumulative") else []
+    accepted += ["loss_scale"] if kind.endswith("Fp16OptimizerHook") else []
+    check_keys("optimizer_config", options, accepted)
+    accumulate = positive("optimizer_config.cumulative_iters", options.get("cumulative_iters", 1))
     clip = options.get("grad_clip")
     if not clip:
-        return None
+        return None, accumulate
     check_keys("optimizer_config.grad_clip", clip, ("max_norm", "norm_type"))
     if "max_norm" not in clip:
         raise ConfigError(
             f"optimizer_config.grad_clip: found {clip}; expected max_norm. Set grad_clip=dict(max_norm=35, "
             "norm_type=2)."
         )
-    return {"max_norm": float(clip["max_norm"]), "norm_type": float(clip.get("norm_type", 2))}
+    return {"max_norm": float(clip["max_norm"]), "norm_type": float(clip.get("norm_type", 2))}, accumulate
 
 
 def _check_unsupported(cfg: Mapping[str, Any]) -> None:
     """Refuse settings that would change the result if they were ignored."""
-    for hook in cfg.get("custom_hooks") or []:
-        if hook.get("type") not in HANDLED_HOOKS:
-            raise unknown_name("custom_hooks", str(hook.get("type")), HANDLED_HOOKS)
     workflow = [tuple(phase) for phase in cfg.get("workflow") or [("train", 1)]]
     if any(phase[0] != "train" for phase in workflow):
         raise ConfigError(
@@ -246,17 +275,3 @@ def _check_unsupported(cfg: Mapping[str, Any]) -> None:
         )
     if cfg.get("momentum_config"):
         raise ConfigError("momentum_config: not supported. Remove it.")
-
-
-def _positive(where: str, value: Any) -> int:
-    """``value`` as an int above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{where}: found {value!r}; expected a whole number above 0.")
-    return value
-
-
-def _whole(where: str, value: Any) -> int:
-    """``value`` as an int."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{where}: found {value!r}; expected a whole number. Write it without quotes.")
-    return value

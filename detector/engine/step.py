@@ -1,9 +1,13 @@
-"""One training step: losses, backward, clipping, update; it stops at the first loss that is not finite."""
+"""One training step: losses, backward, clipping, update; it stops at the first loss that is not finite.
+
+In float16 a step that is not finite is left out, and only many in a row are an error.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from detector.engine import distributed
+from detector.engine.precision import LossScaler
 from detector.errors import DetectorError
 from detector.structures.samples import Batch
+
+LEFT_OUT_LIMIT = 30  # float16 steps in a row without an update; a dynamic scale has fallen by 2 ** 30 then
 
 
 class NonFiniteLoss(DetectorError):  # noqa: N818
@@ -32,13 +39,35 @@ class LossModule(nn.Module):
         return losses
 
 
+def wrap_for_ranks(model: nn.Module, device: torch.device, *, find_unused_parameters: bool) -> nn.Module:
+    """LossModule of the model, synchronising gradients when there are several processes."""
+    module = LossModule(model)
+    if distributed.world_size() == 1:
+        return module
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
+        return nn.parallel.DistributedDataParallel(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=find_unused_parameters,
+        )
+
+
+def announce(model: nn.Module, epoch: int, iteration: int) -> None:
+    """Tell the parts that train by a plan of their own (``set_progress``) where the run is, from 0."""
+    for module in model.modules():
+        if hasattr(type(module), "set_progress"):
+            module.set_progress(epoch=epoch, iteration=iteration)  # type: ignore[operator]
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one step recorded.
 
     Attributes:
         values: every loss term and accuracy, their total as 'loss', and 'grad_norm' when clipping; means over
-            all ranks.
+            all ranks. The norm is that of the step that updates.
         images: number of images on this rank.
         seconds: time of forward, backward and update.
         stop: whether some rank was asked to stop.
@@ -48,6 +77,34 @@ class StepResult:
     images: int
     seconds: dict[str, float]
     stop: bool
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A step's part of an update that several steps make together.
+
+    Attributes:
+        of: number of steps of the update; the gradient is the mean over them.
+        first: whether it is the first of them.
+        last: whether it is the last, after which the parameters change.
+    """
+
+    of: int = 1
+    first: bool = True
+    last: bool = True
+
+    @staticmethod
+    def at(iteration: int, max_iterations: int, accumulate: int) -> Portion:
+        """The portion of an iteration, counted from 0; the run's last update may have fewer steps."""
+        remainder = max_iterations % accumulate
+        return Portion(
+            of=accumulate if iteration < max_iterations - remainder else remainder,
+            first=iteration % accumulate == 0,
+            last=(iteration + 1) % accumulate == 0 or iteration + 1 == max_iterations,
+        )
+
+
+WHOLE = Portion()
 
 
 def total_loss(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,8 +128,11 @@ def training_step(
     grad_clip: Mapping[str, float] | None = None,
     stop: bool = False,
     last_norm: float | None = None,
+    scaler: LossScaler | None = None,
+    portion: Portion = WHOLE,
+    timed: bool = True,
 ) -> StepResult:
-    """One update of the parameters.
+    """One update of the parameters, or a portion of it.
 
     Args:
         loss_module: LossModule or its DistributedDataParallel.
@@ -81,6 +141,9 @@ def training_step(
         grad_clip: arguments of ``clip_grad_norm_`` or None.
         stop: whether this rank was asked to stop; all ranks learn it here.
         last_norm: the step before's gradient norm before clipping, for the error.
+        scaler: of float16.
+        portion: this step's part of an update.
+        timed: wait for the GPU after each part, so that ``seconds`` tells them apart; a CPU needs no waiting.
 
     Raises:
         NonFiniteLoss: before any parameter changes.
@@ -89,28 +152,54 @@ def training_step(
     total, scalars = total_loss(loss_module(batch))
     values, stop_anywhere = _mean_over_ranks({**scalars, "loss": total}, stop)
     forward_done = time.perf_counter()
-    if not math.isfinite(values["loss"]):
+    if not math.isfinite(values["loss"]) and scaler is None:
         raise _non_finite(batch, scalars, values, optimizer, last_norm)
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    backward_done = time.perf_counter()
-    if grad_clip:
-        norm = float(
-            nn.utils.clip_grad_norm_(
-                _with_gradient(optimizer), grad_clip["max_norm"], grad_clip.get("norm_type", 2.0)
-            )
-        )
-        if not math.isfinite(norm):
-            raise _non_finite(batch, scalars, {**values, "grad_norm": norm}, optimizer, last_norm)
-        values["grad_norm"] = norm
-    optimizer.step()
-    done = time.perf_counter()
+    if portion.first:
+        optimizer.zero_grad(set_to_none=True)
+    share = total / portion.of if portion.of > 1 else total
+    (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
+    backward_done = _now(total, timed)
+    if portion.last:
+        norm = _update(optimizer, grad_clip, scaler)
+        values |= {} if norm is None else {"grad_norm": norm}
+        too_many = scaler is not None and scaler.left_out >= LEFT_OUT_LIMIT
+        if too_many or (scaler is None and norm is not None and not math.isfinite(norm)):
+            raise _non_finite(batch, scalars, values, optimizer, last_norm)
+    done = _now(total, timed)
     seconds = {
         "forward": forward_done - started,
         "backward": backward_done - forward_done,
         "optimizer": done - backward_done,
     }
     return StepResult(values=values, images=len(batch.metas), seconds=seconds, stop=stop_anywhere)
+
+
+def _now(loss: Tensor, timed: bool) -> float:
+    """The clock, once the GPU has done what it was given."""
+    if timed and loss.is_cuda:
+        torch.cuda.synchronize(loss.device)
+    return time.perf_counter()
+
+
+def _update(
+    optimizer: torch.optim.Optimizer, grad_clip: Mapping[str, float] | None, scaler: LossScaler | None
+) -> float | None:
+    """Clip and update; the norm before clipping, None when nothing clips.
+
+    Gradients that are not finite change no parameter.
+    """
+    norm = None
+    if scaler is not None:
+        scaler.unscale(optimizer)
+    if grad_clip:
+        kind = grad_clip.get("norm_type", 2.0)
+        norm = float(nn.utils.clip_grad_norm_(_with_gradient(optimizer), grad_clip["max_norm"], kind))
+    if scaler is not None:
+        measured = norm if norm is not None else gradient_norm(optimizer)
+        scaler.step(optimizer, finite=measured is None or math.isfinite(measured))
+    elif norm is None or math.isfinite(norm):
+        optimizer.step()
+    return norm
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> float | None:

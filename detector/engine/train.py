@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
 from detector.build import build_model
-from detector.checkpoint.files import Checkpoint, load_checkpoint, manifest_path
+from detector.checkpoint.files import Checkpoint, load_checkpoint
 from detector.checkpoint.load import load_state
 from detector.config import Config
 from detector.data.datasets import build_dataset
 from detector.data.loader import TrainLoader, build_train_loader
 from detector.engine import distributed, seeding
-from detector.engine.checkpoints import FORMAT_VERSION, RunCheckpoints, find_resume_point
+from detector.engine.averaging import WeightAverage
+from detector.engine.checkpoints import FORMAT_VERSION, RunCheckpoints
+from detector.engine.curves import write_curves
 from detector.engine.evaluate import check_classes, evaluate_results, infer_dataset, split_dataset
 from detector.engine.gathering import open_exchange
 from detector.engine.initial_weights import load_weights
-from detector.engine.log import TrainLog, env_info, timestamp
+from detector.engine.linear_scaling import scale_rate
+from detector.engine.log import DataWaitAdvice, TrainLog, env_info, timestamp
+from detector.engine.mode_switch import mode_switch
 from detector.engine.optim import build_optimizer
 from detector.engine.placement import place_model
+from detector.engine.precision import fitting, use_precision
 from detector.engine.preflight import before_evaluation, before_training
-from detector.engine.resume import restore, resume_state
+from detector.engine.resume import last_seed, restore, resume_source, resume_state
 from detector.engine.schedules import build_schedule
 from detector.engine.scoring import check_evaluation
 from detector.engine.settings import check_sections, read_plan, without_effect
+from detector.engine.step import wrap_for_ranks
 from detector.engine.teachers import attach_teacher
-from detector.engine.trainer import Evaluate, Metrics, Trainer, wrap_for_ranks
-from detector.errors import CheckpointError, ConfigError
+from detector.engine.trainer import Evaluate, Metrics, Trainer
+from detector.errors import ConfigError
 from detector.evaluation.files import write_bytes
 from detector.progress import Progress
 
@@ -62,6 +71,7 @@ class RunOptions:
     diff_seed: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     resume_from: Path | None = None
+    auto_resume: bool = False
     validate: bool = True
 
 
@@ -107,18 +117,18 @@ def train(
     seeding.set_deterministic(deterministic)
     torch.backends.cudnn.benchmark = bool(config.data.get("cudnn_benchmark", False)) and not deterministic
     notes: list[str] = []
+    wanted = auto_resume or bool(config.data.get("auto_resume"))
     options = RunOptions(
         work_dir=work_dir,
         seed=seed if seed is not None else config.data.get("seed"),
         diff_seed=diff_seed,
         device=distributed.resolve_device(device or config.data.get("device")),
-        resume_from=_resume_source(config, work_dir, resume_from, auto_resume=auto_resume, note=notes.append),
+        resume_from=resume_source(config, work_dir, resume_from, auto_resume=wanted, note=notes.append),
+        auto_resume=wanted,
         validate=validate,
     )
     check_sections(config.data)
-    config = _scaled(config, enabled=auto_scale_lr, note=notes.append)
-    if config.data.get("fp16"):
-        notes.append("the config's fp16 has no effect: half precision is not built in yet, this is float32")
+    config = scale_rate(config, enabled=auto_scale_lr, note=notes.append)
     if ignored := without_effect(config.data):
         notes.append(f"settings without effect here: {', '.join(ignored)}")
     trainer = _prepare(config, options, note=notes.append)
@@ -145,8 +155,11 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
     loader = _train_loader(config, options, seed)
     before_training(config, loader.dataset, work_dir=options.work_dir, device=options.device, note=note)
     model = _model(config, options, resumed, seed=seed, class_names=loader.dataset.class_names, note=note)
+    precision = fitting(plan.precision, options.device, asked=bool(cfg.get("precision")), note=note)
+    scaler = use_precision(model, options.device, precision)
     max_iterations = plan.max_iterations(len(loader))
     progress = _progress(config, max_iterations)
+    log = _log(options, show=progress.note)
     wrapped = wrap_for_ranks(
         model, options.device, find_unused_parameters=bool(cfg.get("find_unused_parameters", False))
     )
@@ -154,11 +167,18 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
         model=model,
         loss_module=wrapped,
         optimizer=build_optimizer(model, _required(config, "optimizer")),
+        scaler=scaler,
+        averaging=WeightAverage(model, plan.hooks.averaging) if plan.hooks.averaging is not None else None,
         schedule=build_schedule(cfg.get("lr_config"), by_epoch=plan.by_epoch),
         loader=loader,
         plan=plan,
-        log=_log(options, show=progress.note),
-        checkpoints=RunCheckpoints(options.work_dir, max_keep=plan.max_keep_checkpoints),
+        log=log,
+        checkpoints=RunCheckpoints(
+            options.work_dir,
+            max_keep=plan.max_keep_checkpoints,
+            on_error=plan.on_checkpoint_error,
+            say=log.text,
+        ),
         meta=_meta(config, loader.dataset.class_names),
         seed=seed,
         rank_offset=distributed.rank() if options.diff_seed else 0,
@@ -167,7 +187,12 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
         if plan.evaluation is not None
         else None,
         progress=progress,
+        on_epoch=mode_switch(plan, loader.dataset, model, max_iterations, len(loader), log),
+        on_evaluated=lambda: write_curves(options.work_dir, note=log.text),
+        advise=_advice(config),
     )
+    if distributed.rank() == 0:
+        trainer.checkpoints.sweep()
     _write_start(config, options, trainer, note=note)
     note(
         f"work_dir {options.work_dir}, seed {seed}, device {options.device}, {len(loader.dataset)} images, "
@@ -230,6 +255,13 @@ def _progress(config: Config, max_iterations: int) -> Progress:
     """The run's bar; without a terminal the log lines say how far it is."""
     main = distributed.rank() == 0
     return Progress(max_iterations, f"train {config.name}", every_s=float("inf"), enabled=main)
+
+
+def _advice(config: Config) -> Callable[[Mapping[str, float]], str | None]:
+    """What names the setting to change when the steps wait for data."""
+    workers = int(config.data["data"]["train_dataloader"]["workers_per_gpu"])
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else psutil.cpu_count() or 1
+    return DataWaitAdvice(workers, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))).line
 
 
 def _log(options: RunOptions, *, show: Callable[[str], None]) -> TrainLog:
@@ -309,44 +341,14 @@ def check_num_classes(model: nn.Module, class_names: tuple[str, ...], *, where: 
         )
 
 
-def _resume_source(
-    config: Config,
-    work_dir: Path,
-    resume_from: str | Path | None,
-    *,
-    auto_resume: bool,
-    note: Callable[[str], None],
-) -> Path | None:
-    """The checkpoint to continue from, or None."""
-    given = resume_from or config.data.get("resume_from")
-    if given:
-        path = Path(given)
-        if not path.is_file():
-            raise CheckpointError(
-                f"resume_from: found no file {path}; expected a checkpoint. Give one from the run's work_dir."
-            )
-        return path
-    if not (auto_resume or config.data.get("auto_resume")):
-        return None
-    found, damaged = find_resume_point(work_dir)
-    for path in damaged:
-        note(f"auto-resume: {path} is damaged or incomplete and is passed over")
-    if found is not None and not manifest_path(found).is_file():
-        note(f"auto-resume: {found} has no digest beside it; it is used, since it can be read")
-    note(
-        f"auto-resume: continuing from {found}"
-        if found
-        else f"auto-resume: no intact checkpoint in {work_dir}; starting afresh"
-    )
-    return found
-
-
 def _seed(options: RunOptions, resumed: Checkpoint | None, *, note: Callable[[str], None]) -> int:
     """The run's seed: given, else the resumed run's, else a random one that all processes share."""
     state = None
     if resumed is not None and options.resume_from is not None:
         state = resume_state(resumed.raw, options.resume_from)
     stored = None if state is None else int(state["seed"])
+    if resumed is None and options.seed is None and options.auto_resume:
+        stored = last_seed(options.work_dir)
     if options.seed is not None and stored is not None and options.seed != stored:
         note(
             f"seed {options.seed} replaces the resumed run's seed {stored}: the result will differ from an "
@@ -354,30 +356,6 @@ def _seed(options: RunOptions, resumed: Checkpoint | None, *, note: Callable[[st
         )
     seed = options.seed if options.seed is not None else stored
     return distributed.broadcast_int(seeding.choose_seed(seed), options.device)
-
-
-def _scaled(config: Config, *, enabled: bool, note: Callable[[str], None]) -> Config:
-    """The config with its rate scaled by the batch size, if asked for; else a line when the batch differs."""
-    setting = config.data.get("auto_scale_lr") or {}
-    base = setting.get("base_batch_size")
-    optimizer = config.data.get("optimizer") or {}
-    if base is None or not isinstance(optimizer.get("lr"), int | float):
-        if enabled:
-            note(
-                "auto-scale-lr: the config has no auto_scale_lr.base_batch_size or no rate; nothing is scaled"
-            )
-        return config
-    batch = distributed.world_size() * int(config.data["data"]["train_dataloader"]["samples_per_gpu"])
-    scaled = optimizer["lr"] * batch / base
-    if not (enabled or setting.get("enable")):
-        if batch != base:
-            note(
-                f"batch {batch} (base {base}): the rate stays {optimizer['lr']:g}; --auto-scale-lr would "
-                f"make it {scaled:g}"
-            )
-        return config
-    note(f"auto-scale-lr: {optimizer['lr']:g} -> {scaled:g} (batch {batch}, base {base})")
-    return replace(config, data={**config.data, "optimizer": {**optimizer, "lr": scaled}})
 
 
 def _meta(config: Config, class_names: tuple[str, ...]) -> dict[str, Any]:

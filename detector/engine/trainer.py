@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,18 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from detector.checkpoint.files import CheckpointNotWritten
 from detector.engine import distributed, seeding
+from detector.engine.averaging import WeightAverage
 from detector.engine.checkpoints import RunCheckpoints
 from detector.engine.interrupts import Interrupted, StopRequest
 from detector.engine.log import TrainLog, Window
-from detector.engine.resume import payload
-from detector.engine.schedules import Position, Schedule
+from detector.engine.norms import average_norm_statistics, share_norm_statistics
+from detector.engine.precision import LossScaler
+from detector.engine.resume import payload, weights_digest
+from detector.engine.schedules import Position, Schedule, YoloxSchedule
 from detector.engine.settings import RunPlan
-from detector.engine.step import LossModule, training_step
+from detector.engine.step import Portion, announce, training_step
 from detector.progress import Progress
 from detector.structures.samples import Batch
 
@@ -69,12 +72,17 @@ class Trainer:
         device: where batches go.
         evaluate: returns (metrics, batches) or None when the run does not validate.
         progress: the bar, or None.
+        averaging: the averaged weights, or None without an EMA hook.
+        scaler: of float16, or None.
+        on_epoch: called with every epoch, from 0, before its first step.
+        on_evaluated: called after every evaluation and at the end, on process 0.
+        advise: turns the shares of a log window into a line of advice, or None.
     """
 
     model: nn.Module
     loss_module: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    schedule: Schedule | YoloxSchedule
     loader: TrainLoader
     plan: RunPlan
     log: TrainLog
@@ -85,6 +93,11 @@ class Trainer:
     rank_offset: int = 0
     evaluate: Evaluate | None = None
     progress: Progress | None = None
+    averaging: WeightAverage | None = None
+    scaler: LossScaler | None = None
+    on_epoch: Callable[[int], None] = lambda epoch: None
+    on_evaluated: Callable[[], object] = lambda: None
+    advise: Callable[[Mapping[str, float]], str | None] = lambda shares: None
     iteration: int = 0
     evaluated: bool = True
     metrics: Metrics = field(default_factory=dict)
@@ -121,11 +134,13 @@ class Trainer:
                     self._epoch(stop)
         finally:
             self.loader.close()
+        self._tell()
 
     def _epoch(self, stop: StopRequest) -> None:
         """The rest of the present epoch."""
         epoch, within = divmod(self.iteration, len(self.loader))
         self.loader.set_position(epoch, within)
+        self.on_epoch(epoch)
         if self.plan.by_epoch and within == 0:
             self.window.clear()
             self.logged_this_epoch = False
@@ -135,8 +150,8 @@ class Trainer:
                 return
             stop_now = self._iteration(batches, epoch, stop)
             last_of_epoch = self.iteration % len(self.loader) == 0
-            if last_of_epoch and not self.logged_this_epoch:
-                self._log_window(epoch)
+            if last_of_epoch:
+                self._end_epoch(epoch)
             if last_of_epoch or not self.plan.by_epoch:
                 self._after(
                     self.iteration // len(self.loader) if self.plan.by_epoch else self.iteration, stop
@@ -144,6 +159,16 @@ class Trainer:
             if stop_now:
                 self._save_and_stop(stop)
         next(batches, None)  # lets the loader finish its pass
+
+    def _end_epoch(self, epoch: int) -> None:
+        """The log's last line of an epoch, if it has none, and a line by which two runs can be compared."""
+        if not self.logged_this_epoch:
+            self._log_window(epoch)
+        plan = self.plan.hooks.sync_norm
+        if plan is not None and plan.due(epoch + 1, self.position.max_epochs):
+            average_norm_statistics(self.model)
+        if distributed.rank() == 0:
+            self.log.text(f"epoch {epoch + 1}: weights sha256 {weights_digest(self.model)[:16]}")
 
     def _iteration(self, batches: Iterator[Batch], epoch: int, stop: StopRequest) -> bool:
         """One step and its record; whether some rank was asked to stop."""
@@ -154,6 +179,9 @@ class Trainer:
         self._set_rates()
         seeding.seed_step(self.seed + self.rank_offset, epoch, self.iteration, distributed.rank())
         announce(self.model, epoch, self.iteration)
+        within = self.iteration + 1 - epoch * len(self.loader)
+        last_of_window = (within if self.plan.by_epoch else self.iteration + 1) % self.plan.log_interval == 0
+        timed = last_of_window or self.device.type != "cuda"
         result = training_step(
             self.loss_module,
             batch,
@@ -161,8 +189,13 @@ class Trainer:
             grad_clip=self.plan.grad_clip,
             stop=stop.requested,
             last_norm=self._last_norm,
+            scaler=self.scaler,
+            portion=Portion.at(self.iteration, self.position.max_iterations, self.plan.accumulate),
+            timed=timed,
         )
-        self._last_norm = result.values.get("grad_norm")
+        if self.averaging is not None:
+            self.averaging.update(self.iteration)
+        self._last_norm = result.values.get("grad_norm", self._last_norm)
         step_s = time.perf_counter() - started
         self._train_seconds += step_s
         self.iteration += 1
@@ -170,9 +203,8 @@ class Trainer:
         self.window.add(result.values, weight=result.images)
         self.window.add({"time": step_s})
         self.window.steps += 1
-        self.shares.add({"data": data_s, **result.seconds})
-        within = self.iteration - epoch * len(self.loader)
-        if (within if self.plan.by_epoch else self.iteration) % self.plan.log_interval == 0:
+        self.shares.add({"data": data_s, **(result.seconds if timed else {})})
+        if last_of_window:
             self._log_window(epoch)
         if self.progress is not None:
             self.progress.describe(
@@ -209,6 +241,8 @@ class Trainer:
         done = self.iteration - self._first_iteration
         eta_s = self._train_seconds / done * (self.position.max_iterations - self.iteration)
         self.log.train(head, self.window.means(), eta_s=eta_s, total=str(total), shares=self._shares())
+        if (advice := self.advise(self.shares.means())) is not None:
+            self.log.text(advice)
         self.window.clear()
         self.shares.clear()
         self.logged_this_epoch = True
@@ -229,7 +263,9 @@ class Trainer:
         interval = self.plan.checkpoint_interval
         finished = self.iteration >= self.position.max_iterations
         if finished or (interval > 0 and done % interval == 0):
-            self.save(f"{self._unit}_{done}.pth")
+            self.save(f"{self._unit}_{done}.pth", must=finished)
+        elif not self.evaluated and distributed.world_size() > 1:
+            self.save(self._stopped_name)  # several processes cannot stop in the middle of an evaluation
         if not self.evaluated:
             self._evaluate(stop)
 
@@ -244,8 +280,10 @@ class Trainer:
         self.model.eval()
         alone = distributed.world_size() == 1
         hidden = self.progress.paused() if self.progress is not None else contextlib.nullcontext()
+        averaged = self.averaging.applied() if self.averaging is not None else contextlib.nullcontext()
         try:
-            with hidden:
+            with hidden, averaged:
+                share_norm_statistics(self.model)
                 metrics, batches = self.evaluate(lambda: stop.requested and alone)
         except Interrupted:
             self._save_and_stop(stop)
@@ -259,6 +297,12 @@ class Trainer:
         number = batches if self.plan.by_epoch else self.iteration
         self.log.val({"mode": "val", "epoch": epoch, "iter": number, "lr": self._rate()}, metrics)
         self._keep_best(self.plan.evaluation.save_best)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let process 0 draw what there is to see."""
+        if distributed.rank() == 0:
+            self.on_evaluated()
 
     def _keep_best(self, metric: str | None) -> None:
         """Save the model as the best one if the chosen metric says so."""
@@ -277,41 +321,40 @@ class Trainer:
             path = self.checkpoints.save_best(
                 name, float(numbers[name]), f"{self._unit}_{done}.pth", payload(self)
             )
-            self.log.text(f"best {name} so far: {numbers[name]:.4f}, saved {path.name}")
+            if path is not None:
+                self.log.text(f"best {name} so far: {numbers[name]:.4f}, saved {path.name}")
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint on rank 0; the others wait."""
-        self.last = self.checkpoints.work_dir / name
+    def save(self, name: str, *, must: bool = False) -> None:
+        """Write a checkpoint on rank 0; the others wait, and fail with it.
+
+        Args:
+            name: the file's.
+            must: whether the run cannot go on without it.
+
+        Raises:
+            CheckpointNotWritten: by ``must`` or the plan; the older checkpoints are intact.
+        """
+        written, failure = False, None
         if distributed.rank() == 0:
-            self.checkpoints.save(name, payload(self))
-        self._saved_iteration = self.iteration
-        distributed.barrier()
+            try:
+                written = self.checkpoints.save(name, payload(self), must=must) is not None
+            except CheckpointNotWritten as error:
+                failure = error
+        state = distributed.broadcast_int(-1 if failure else int(written), self.device)
+        if state < 0:
+            raise failure or CheckpointNotWritten(f"{name}: process 0 could not write it and says why.")
+        if state:
+            self.last = self.checkpoints.work_dir / name
+            self._saved_iteration = self.iteration
+
+    @property
+    def _stopped_name(self) -> str:
+        """A checkpoint between the regular ones, which goes when the next of them stands."""
+        return f"stopped_iter_{self.iteration}.pth"
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         """Save the last whole step, unless a checkpoint holds it already, and leave."""
         if self._saved_iteration != self.iteration:
-            self.save(f"stopped_iter_{self.iteration}.pth")
+            self.save(self._stopped_name, must=True)
         self.log.text(f"stopped on request after iteration {self.iteration}; saved {self.last}")
         raise Interrupted(stop.signum or 15, self.last)
-
-
-def wrap_for_ranks(model: nn.Module, device: torch.device, *, find_unused_parameters: bool) -> nn.Module:
-    """LossModule of the model, synchronising gradients when there are several processes."""
-    module = LossModule(model)
-    if distributed.world_size() == 1:
-        return module
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
-        return nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=find_unused_parameters,
-        )
-
-
-def announce(model: nn.Module, epoch: int, iteration: int) -> None:
-    """Tell the parts that train by a plan of their own (``set_progress``) where the run is, from 0."""
-    for module in model.modules():
-        if hasattr(type(module), "set_progress"):
-            module.set_progress(epoch=epoch, iteration=iteration)  # type: ignore[operator]

@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from detector.engine.precision import read_precision
 from detector.errors import ConfigError, MachineError
-from detector.layers.deform_conv import DeformConv2d, ModulatedDeformConv2d
-from detector.layers.sac import SAConv2d
+from detector.layers.folding import fold_batch_norms
+from detector.layers.half import DTYPES, halve
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: pixels that the sides of the input are rounded up to when the network is compiled per size
 BUCKET = 64
 #: sizes that one compiled network may be specialised for; 800 x 1333 test images in both orientations have 34
 SIZES = 64
-#: exactly these layers keep their weights in half precision; a subclass may compute with them first
-_HALVED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-#: these stay in float32 with all they hold: torchvision's operation has no bfloat16
-_WHOLE = (DeformConv2d, ModulatedDeformConv2d, SAConv2d)
-
 logger = logging.getLogger(__name__)
 
 
 def accelerate(
-    model: nn.Module, device: torch.device, *, precision: str = "fp32", compile: bool | str = False
+    model: nn.Module,
+    device: torch.device,
+    *,
+    precision: str = "fp32",
+    compile: bool | str = False,
+    fuse_conv_bn: bool = False,
 ) -> nn.Module:
     """Let a model run in half precision, compiled, both, or (the default) as it is.
 
@@ -41,6 +41,7 @@ def accelerate(
         precision: 'fp32', 'fp16' or 'bf16': backbone and neck, and the convolutions and linear layers of the
             heads, but for deformable convolutions. Boxes, scores and masks are computed in float32.
         compile: compile backbone and neck; a string names torch's backend.
+        fuse_conv_bn: fold batch norms into the convolutions before them for good.
 
     Raises:
         ConfigError: an unknown precision or backend.
@@ -49,12 +50,39 @@ def accelerate(
     if precision not in DTYPES:
         raise ConfigError(f"precision: found {precision!r}; expected one of {', '.join(DTYPES)}.")
     dtype = DTYPES[precision]
+    if fuse_conv_bn:
+        logger.info("%d batch norms are folded into the convolutions before them", fold_batch_norms(model))
     if dtype != torch.float32:
         _check_half(device, precision)
-        _halve(model, device, dtype)
+        halve(model, device, dtype, weights=True)
     if compile:
         _compile(model, device, "inductor" if compile is True else str(compile))
     return model
+
+
+def accelerate_for_test(
+    model: nn.Module, device: torch.device, settings: Mapping[str, Any], *, fuse_conv_bn: bool = False
+) -> nn.Module:
+    """A loaded model as ``detector test`` runs it: in the precision of its config, and folded where asked.
+
+    Args:
+        model: in eval mode on ``device``; changed in place.
+        device: where it runs.
+        settings: the config's top level: ``fp16`` (as in the reference, on a GPU only) or ``precision``.
+        fuse_conv_bn: as ``accelerate`` takes it.
+    """
+    precision = precision_on(device, settings)
+    if precision != "fp32":
+        logger.info("the config asks for %s: the network runs in it, boxes and masks in fp32", precision)
+    return accelerate(model, device, precision=precision, fuse_conv_bn=fuse_conv_bn)
+
+
+def precision_on(device: torch.device, settings: Mapping[str, Any]) -> str:
+    """The precision that a config asks for where the device has it, else 'fp32', which is more exact."""
+    name = read_precision(settings).name
+    if device.type == "cuda":
+        return "fp32" if name == "bf16" and not torch.cuda.is_bf16_supported(False) else name
+    return "fp32" if name == "fp16" else name
 
 
 def _check_half(device: torch.device, precision: str) -> None:
@@ -69,68 +97,6 @@ def _check_half(device: torch.device, precision: str) -> None:
             "precision 'fp16': on a CPU it is slower than float32 and no more precise than bfloat16 where it "
             "matters; expected a GPU. Use 'bf16' or 'fp32'."
         )
-
-
-def _halve(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Backbone and neck under autocast, single layers of the heads on their own; outputs are float32."""
-    parts: Any = model
-    network = [part for part in (parts.backbone, parts.neck) if part is not None]
-    own = {id(module) for part in network for module in part.modules()}
-    whole = [module for module in model.modules() if isinstance(module, _WHOLE)]
-    inside = {id(module) for top in whole for module in top.modules()}
-    for top in whole:
-        _wrap(top, lambda forward: _in_float(forward, device.type))
-    for module in model.modules():
-        if type(module) in _HALVED and id(module) not in inside:
-            module.to(dtype)
-            if id(module) not in own:
-                _wrap(module, lambda forward: _in_half(forward, dtype))
-    for part in network:
-        _wrap(part, lambda forward: _under_autocast(forward, device.type, dtype))
-
-
-def _wrap(module: nn.Module, wrapper: Callable[[Any], Any]) -> None:
-    """Put a function around a module's forward; attributes and state dict stay as they are."""
-    cast(Any, module).forward = wrapper(module.forward)
-
-
-def _in_half(forward: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
-    """One layer in half precision between float32 ones."""
-
-    def run(*inputs: Any, **options: Any) -> Tensor:
-        return forward(*(_cast(value, dtype) for value in inputs), **options).float()
-
-    return run
-
-
-def _under_autocast(forward: Callable[..., Any], device: str, dtype: torch.dtype) -> Callable[..., Any]:
-    """A part of the network under autocast, with float32 outputs."""
-
-    def run(*inputs: Any, **options: Any) -> Any:
-        with torch.autocast(device, dtype=dtype):
-            outputs = forward(*inputs, **options)
-        return _cast(outputs, torch.float32)
-
-    return run
-
-
-def _in_float(forward: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
-    """A layer in float32, whatever surrounds it."""
-
-    def run(*inputs: Any, **options: Any) -> Tensor:
-        with torch.autocast(device, enabled=False):
-            return forward(*(_cast(value, torch.float32) for value in inputs), **options)
-
-    return run
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Floating tensors of nested sequences in another precision."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, list | tuple):
-        return type(value)(_cast(item, dtype) for item in value)
-    return value
 
 
 def _compile(model: nn.Module, device: torch.device, backend: str) -> None:

@@ -8,9 +8,10 @@ models/roi_heads/dynamic_roi_head.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class DynamicTrainSpec(RoITrainSpec):
 class DynamicRoIHead(StandardRoIHead):
     """Moves the assigner's IoU threshold and the box loss's beta every so many training steps.
 
-    What it remembers between changes is not part of a checkpoint, as in the reference.
+    What it remembers between changes is not part of the weights, as in the reference; a run's checkpoint
+    holds it beside them (``training_state``).
     """
 
     def __init__(
@@ -136,12 +138,40 @@ class DynamicRoIHead(StandardRoIHead):
             self._change_demands(self.dynamic)
         return losses
 
-    def _change_demands(self, rule: DynamicSpec) -> None:
-        """Set threshold and beta from what was remembered, and forget it."""
+    def training_state(self) -> dict[str, object]:
+        """What a resumed training needs beside the weights: demands, and what the next ones come from."""
+        if self.train_cfg is None:
+            return {}
+        assigner, loss = self._moving_parts()
+        return {
+            "iou_history": list(self.iou_history),
+            "beta_history": list(self.beta_history),
+            "threshold": assigner.pos_iou_thr,
+            "min_threshold": assigner.min_pos_iou,
+            "neg_range": assigner.neg_range,
+            "beta": loss.beta,
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``training_state`` gave."""
+        if self.train_cfg is None or not state:
+            return
+        assigner, loss = self._moving_parts()
+        self.iou_history, self.beta_history = list(state["iou_history"]), list(state["beta_history"])
+        assigner.pos_iou_thr, assigner.min_pos_iou = state["threshold"], state["min_threshold"]
+        assigner.neg_range, loss.beta = tuple(state["neg_range"]), state["beta"]
+
+    def _moving_parts(self) -> tuple[MaxIoUAssigner, SmoothL1Loss]:
+        """The assigner and the box loss, whose settings change during a training."""
         assert self.train_cfg is not None
         assigner, loss = self.train_cfg.assigner, self.bbox_head.loss_bbox
         assert isinstance(assigner, MaxIoUAssigner)
         assert isinstance(loss, SmoothL1Loss)
+        return assigner, loss
+
+    def _change_demands(self, rule: DynamicSpec) -> None:
+        """Set threshold and beta from what was remembered, and forget it."""
+        assigner, loss = self._moving_parts()
         threshold = max(rule.initial_iou, fmean(self.iou_history))
         assigner.pos_iou_thr = assigner.min_pos_iou = threshold
         assigner.neg_range = (0.0, threshold)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
 
 import pytest
 
-from detector.engine.log import TrainLog, Window
+from detector.engine import log as log_module
+from detector.engine.log import DataWaitAdvice, TrainLog, Window
 from detector.progress import Progress, track
 
 
@@ -107,3 +109,79 @@ def test_disabled_progress_is_silent() -> None:
     progress.note("line")
     progress.close()
     assert stream.getvalue() == ""
+
+
+def waiting(share: float) -> dict[str, float]:
+    """Mean seconds of a step of one second that waits for data for a share of it."""
+    return {"data": share, "forward": (1 - share) / 2, "backward": (1 - share) / 2}
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "idle", "share", "said"),
+    [
+        (0, 8, 0.9, 0.6, "60% of the time steps wait for data (over 20%): raise data.workers_per"),
+        (0, 8, 0.9, 0.6, "(found 0, 8 cores) to 2"),
+        (2, 16, 0.9, 0.5, "raise data.workers_per_gpu (found 2, 16 cores) to 4"),
+        (2, 16, 0.9, 0.21, "(found 2, 16 cores) to 3"),
+        (2, 4, 0.9, 0.9, "(found 2, 4 cores) to 4"),
+        (4, 4, 0.1, 0.5, "fills the 4 cores, which are busy: lower img_scale of Resize"),
+        (4, 4, 0.8, 0.5, "80% of them is idle, so the storage is slow: move the images"),
+    ],
+    ids=["share", "no workers", "twice", "one more", "all cores", "busy", "idle"],
+)
+def test_advice_names_one_setting(workers: int, cores: int, idle: float, share: float, said: str) -> None:
+    advice = DataWaitAdvice(workers, cores, idle=lambda: idle)
+    assert advice.line(waiting(share)) is None  # the start of a run
+    line = advice.line(waiting(share))
+    assert line is not None
+    assert said in line
+
+
+def test_advice_is_given_once_and_again_when_it_changes() -> None:
+    idle = iter([0.1, 0.1, 0.1, 0.9, 0.9, 0.1])
+    advice = DataWaitAdvice(4, 4, idle=lambda: next(idle))
+    said = [advice.line(waiting(share)) for share in (0.5, 0.5, 0.6, 0.5, 0.5, 0.1)]
+    assert ["img_scale" in (line or "") for line in said] == [False, True, False, False, False, False]
+    assert ["storage" in (line or "") for line in said] == [False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("shares", [waiting(0.2), {}, {"data": 0.0}], ids=["at the limit", "empty", "zero"])
+def test_no_advice_where_nothing_waits(shares: dict[str, float]) -> None:
+    advice = DataWaitAdvice(0, 2)
+    assert [advice.line(shares) for _ in range(3)] == [None] * 3
+
+
+def test_lines_of_a_full_disk_are_kept_and_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    log = TrainLog(tmp_path, "run", show=shown.append)
+    log.text("first")
+
+    def full(path: Path, line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.engine.log._append", full)
+        log.text("second")
+        log.val({"mode": "val", "epoch": 1, "iter": 2, "lr": 0.1}, {"bbox_mAP": 0.5})
+    log.text("third")
+    words = [line.rpartition(" - ")[2] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert words[:2] == ["first", "second"]
+    assert words[-1] == "third"
+    assert json.loads((tmp_path / "run.log.json").read_text())["bbox_mAP"] == 0.5
+    assert sum("No space left on device" in line for line in shown) == 1
+
+
+def test_a_terminal_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    def full(message: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    TrainLog(tmp_path, "run", show=full).text("first")
+    assert "first" in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_line_is_written_whole_or_not_at_all() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        log_module._append(Path("/dev/full"), "x" * 100)

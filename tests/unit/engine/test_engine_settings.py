@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from detector.engine.hooks import AveragingPlan
+from detector.engine.precision import PrecisionPlan
 from detector.engine.settings import EvaluationPlan, evaluation_options, read_plan, without_effect
 from detector.errors import ConfigError
 
@@ -38,6 +40,51 @@ def test_no_validate_drops_the_evaluation() -> None:
 def test_when_evaluation_is_due(interval: int, start: int, due: list[int]) -> None:
     plan = EvaluationPlan(interval=interval, start=start)
     assert [done for done in range(1, 7) if plan.due(done)] == due
+
+
+def test_an_interval_that_changes_with_the_epoch() -> None:
+    plan = EvaluationPlan(interval=10, dynamic_intervals=((285, 1),))
+    assert [done for done in range(255, 289) if plan.due(done)] == [260, 270, 280, 285, 286, 287, 288]
+
+
+def test_hooks_precision_and_accumulation() -> None:
+    plan = read_plan(
+        {
+            **BASE,
+            "optimizer_config": {
+                "type": "GradientCumulativeFp16OptimizerHook",
+                "cumulative_iters": 4,
+                "loss_scale": 128.0,
+            },
+            "custom_hooks": [
+                {"type": "YOLOXModeSwitchHook", "num_last_epochs": 3, "priority": 48},
+                {"type": "SyncNormHook", "num_last_epochs": 3, "interval": 10, "priority": 48},
+                {"type": "ExpMomentumEMAHook", "resume_from": None, "momentum": 0.0001, "priority": 49},
+                {"type": "CheckInvalidLossHook", "interval": 50, "priority": "VERY_LOW"},
+            ],
+        }
+    )
+    assert (plan.accumulate, plan.precision) == (4, PrecisionPlan("fp16", 128.0))
+    assert plan.hooks.averaging == AveragingPlan(momentum=0.0001, start="exp", length=2000)
+    assert plan.hooks.mode_switch is not None
+    assert plan.hooks.mode_switch.first_epoch(12) == 8
+    assert plan.hooks.sync_norm is not None
+    assert [done for done in range(1, 13) if plan.hooks.sync_norm.due(done, 12)] == [9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "expected"),
+    [
+        ({}, PrecisionPlan()),
+        ({"fp16": {"loss_scale": "dynamic"}}, PrecisionPlan("fp16", "dynamic")),
+        ({"fp16": {}}, PrecisionPlan("fp16", 512.0)),
+        ({"fp16": {"loss_scale": {"init_scale": 512}}}, PrecisionPlan("fp16", {"init_scale": 512})),
+        ({"precision": "bf16"}, PrecisionPlan("bf16")),
+        ({"precision": "fp32", "fp16": {"loss_scale": 512.0}}, PrecisionPlan("fp32", 512.0)),
+    ],
+)
+def test_precision(cfg: dict[str, Any], expected: PrecisionPlan) -> None:
+    assert read_plan({**BASE, **cfg}).precision == expected
 
 
 @pytest.mark.parametrize(
@@ -74,8 +121,23 @@ def test_grad_clip_is_read() -> None:
         ({"runner": {"type": "EpochBasedRunner", "max_epochs": 0}}, "above 0"),
         ({**BASE, "log_config": {"interval": 0}}, "log_config.interval"),
         ({**BASE, "optimizer_config": {"grad_clip": {"norm": 3}}}, "'max_norm'|norm_type"),
-        ({**BASE, "optimizer_config": {"type": "Fp16OptimizerHook"}}, "OptimizerHook"),
-        ({**BASE, "custom_hooks": [{"type": "YOLOXModeSwitchHook"}]}, "YOLOXModeSwitchHook"),
+        ({**BASE, "optimizer_config": {"type": "Fp16Hook"}}, "Did you mean 'Fp16OptimizerHook'"),
+        ({**BASE, "optimizer_config": {"cumulative_iters": 2}}, "cumulative_iters"),
+        ({**BASE, "precision": "bf61"}, "Did you mean 'bf16'"),
+        ({**BASE, "fp16": {"loss_scale": "static"}}, "loss_scale.*'static'"),
+        ({**BASE, "fp16": {"loss_scale": {"init": 2}}}, "init_scale"),
+        ({**BASE, "custom_hooks": [{"type": "EMAHook"}]}, "ExpMomentumEMAHook"),
+        ({**BASE, "custom_hooks": [{"type": "ExpMomentumEMAHook", "momentum": 1}]}, "between 0 and 1"),
+        ({**BASE, "custom_hooks": [{"type": "ExpMomentumEMAHook", "resume_from": "x"}]}, "--resume-from"),
+        ({**BASE, "checkpoint_config": {"on_error": "ignore"}}, "'continue', 'stop'"),
+        ({**BASE, "evaluation": {"dynamic_intervals": [285, 1]}}, r"pairs \(from, interval\)"),
+        (
+            {
+                "runner": {"type": "IterBasedRunner", "max_iters": 9},
+                "custom_hooks": [{"type": "YOLOXModeSwitchHook"}],
+            },
+            "counts epochs",
+        ),
         ({**BASE, "workflow": [("train", 1), ("val", 1)]}, "workflow"),
         ({**BASE, "evaluation": {"interval": 1, "rule": "more"}}, "'greater'"),
         ({**BASE, "checkpoint_config": {"intervall": 1}}, "'interval'"),

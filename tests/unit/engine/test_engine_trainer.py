@@ -17,10 +17,13 @@ from torch import Tensor, nn
 
 from detector.checkpoint.files import load_checkpoint, manifest_path, save_checkpoint, verify_checkpoint
 from detector.engine import seeding
+from detector.engine.averaging import WeightAverage
 from detector.engine.checkpoints import RunCheckpoints, find_resume_point
+from detector.engine.hooks import AveragingPlan
 from detector.engine.interrupts import Interrupted
 from detector.engine.log import TrainLog
 from detector.engine.optim import build_optimizer
+from detector.engine.precision import LossScaler
 from detector.engine.resume import payload, restore
 from detector.engine.schedules import build_schedule
 from detector.engine.settings import EvaluationPlan, RunPlan
@@ -89,6 +92,8 @@ def make(
     loader: Loader | None = None,
     model: Toy | None = None,
     scores: Sequence[float] = (),
+    averaging: bool = False,
+    scaled: bool = False,
     **plan: Any,
 ) -> Trainer:
     """A run of three epochs, unless ``plan`` says otherwise."""
@@ -97,6 +102,7 @@ def make(
     toy = (model or Toy()).train()
     remaining = list(scores)
     evaluations = iter(remaining)
+    averaged = AveragingPlan(momentum=0.2, start="exp", length=10)
     return Trainer(
         model=toy,
         loss_module=LossModule(toy),
@@ -110,6 +116,8 @@ def make(
         seed=7,
         device=torch.device("cpu"),
         evaluate=(lambda stop: ({"bbox_mAP": next(evaluations)}, 4)) if scores else None,
+        averaging=WeightAverage(toy, averaged) if averaging else None,
+        scaler=LossScaler(torch.device("cpu"), {"init_scale": 8.0, "growth_interval": 3}) if scaled else None,
     )
 
 
@@ -127,7 +135,8 @@ def resume(work_dir: Path, **arguments: Any) -> Trainer:
     assert path is not None
     trainer = make(work_dir, **arguments)
     checkpoint = load_checkpoint(path)
-    trainer.model.load_state_dict(checkpoint.state_dict)
+    own = {key: value for key, value in checkpoint.state_dict.items() if not key.startswith("ema_")}
+    trainer.model.load_state_dict(own)
     restore(trainer, checkpoint.raw, path)
     return trainer
 
@@ -164,6 +173,99 @@ def test_stopped_anywhere_and_resumed_gives_the_same_weights(
     assert trainer.iteration == iteration + 1
     trainer.run()
     assert weights(trainer) == straight
+
+
+@pytest.mark.parametrize("iteration", [3, 4, 9, 13])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"averaging": True},
+        {"accumulate": 4},
+        {"scaled": True},
+        {"by_epoch": False, "total": 14, "accumulate": 3},
+    ],
+    ids=["averaged", "accumulated", "scaled", "by iteration"],
+)
+def test_what_lies_between_two_steps_is_resumed_too(
+    tmp_path: Path, settings: dict[str, Any], iteration: int
+) -> None:
+    (tmp_path / "straight").mkdir()
+    straight = make(tmp_path / "straight", **settings)
+    straight.run()
+    with pytest.raises(Interrupted):
+        make(tmp_path, loader=Loader(on_batch=stop_at(iteration)), **settings).run()
+    resumed = resume(tmp_path, **settings)
+    resumed.run()
+    assert weights(resumed) == weights(straight)
+    for run in (resumed, straight):
+        run.checkpoints.messages.clear()
+    state, expected = payload(resumed), payload(straight)
+    assert {k: v.tolist() for k, v in state["state_dict"].items()} == {
+        k: v.tolist() for k, v in expected["state_dict"].items()
+    }
+    assert state["resume"]["scaler"] == expected["resume"]["scaler"]
+
+
+def test_evaluations_see_the_averaged_weights_and_training_goes_on_from_its_own(tmp_path: Path) -> None:
+    trainer = make(tmp_path, averaging=True, evaluation=EvaluationPlan(), scores=[0.0])
+    seen: list[Tensor] = []
+
+    def evaluate(should_stop: Callable[[], bool]) -> tuple[dict[str, float | str], int]:
+        seen.append(trainer.model.fc.weight.detach().clone())  # type: ignore[union-attr, operator]
+        return {"bbox_mAP": 0.1}, 4
+
+    trainer.evaluate = evaluate
+    trainer.run()
+    stored = load_checkpoint(tmp_path / "epoch_3.pth").state_dict
+    assert torch.equal(stored["fc.weight"], seen[-1])
+    assert torch.equal(stored["ema_fc_weight"], trainer.model.state_dict()["fc.weight"])
+    assert not torch.equal(stored["fc.weight"], stored["ema_fc_weight"])
+
+
+def test_every_epoch_has_a_weight_hash_that_resuming_does_not_change(tmp_path: Path, straight: str) -> None:
+    def hashes(folder: Path) -> list[str]:
+        return re.findall(r"epoch \d: weights sha256 [0-9a-f]{16}", (folder / "run.log").read_text())
+
+    with pytest.raises(Interrupted):
+        make(tmp_path, loader=Loader(on_batch=stop_at(6))).run()
+    resume(tmp_path).run()
+    assert hashes(tmp_path) == hashes(tmp_path / "straight")
+    assert len(set(hashes(tmp_path))) == 3
+
+
+def test_numbers_that_a_part_keeps_beside_its_weights_are_resumed(tmp_path: Path) -> None:
+    class Counting(Toy):
+        seen = 0.0
+
+        def loss(self, batch: Batch) -> dict[str, Tensor | list[Tensor]]:
+            self.seen += float(batch.images.mean())
+            return super().loss(batch)
+
+        def training_state(self) -> dict[str, float]:
+            return {"seen": self.seen}
+
+        def load_training_state(self, state: dict[str, float]) -> None:
+            self.seen = state["seen"]
+
+    whole = Counting()
+    (tmp_path / "whole").mkdir()
+    make(tmp_path / "whole", model=whole).run()
+    with pytest.raises(Interrupted):
+        make(tmp_path, model=Counting(), loader=Loader(on_batch=stop_at(6))).run()
+    part = Counting()
+    resume(tmp_path, model=part).run()
+    assert part.seen == whole.seen
+
+
+def test_a_config_rate_that_a_resumed_run_does_not_use_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        make(tmp_path, loader=Loader(on_batch=stop_at(6))).run()
+    path, _ = find_resume_point(tmp_path)
+    assert path is not None
+    trainer = make(tmp_path)
+    trainer.optimizer.param_groups[0]["initial_lr"] = 0.7
+    restore(trainer, load_checkpoint(path).raw, path)
+    assert "rate 0.7 has no effect" in (tmp_path / "run.log").read_text()
 
 
 def test_killed_between_checkpoints_repeats_from_the_last_one(tmp_path: Path, straight: str) -> None:

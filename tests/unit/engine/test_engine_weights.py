@@ -117,11 +117,34 @@ def test_load_from_makes_a_complete_backbone_unnecessary(tmp_path: Path) -> None
         net, {"type": "X", "pretrained": "torchvision://resnet50"}, load_from=str(tmp_path / "full.pth")
     )
     assert torch.equal(net.backbone.weight, source.backbone.weight)
-    assert len(lines) == 1
-    assert "1 of another shape (head.weight)" in lines[0]
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        "3 matched, 1 of another shape keys",
+        "of another shape, so they start from random values, as heads for other classes do: "
+        "head.weight ([7, 2] in the file, [1, 2] here)",
+    ]
 
 
 def test_load_from_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"features.0": torch.ones(3)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"none of its 1 tensors.*features\.0.*backbone\.weight"):
         load_weights(Net(), {"type": "X"}, load_from=str(tmp_path / "a.pth"))
+
+
+def test_what_load_from_lacks_and_has_beyond_is_named(tmp_path: Path) -> None:
+    torch.save({"backbone.weight": torch.ones(2, 2), "extra": torch.ones(1)}, tmp_path / "a.pth")
+    text = "\n".join(load_weights(Net(), {"type": "X"}, load_from=str(tmp_path / "a.pth")))
+    assert "not in the file, so they start from random values: backbone.bias, head.weight, head.bias" in text
+    assert "in the file, but not in the model: extra" in text
+
+
+def test_load_from_without_a_network_says_what_to_place_where(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTOR_OFFLINE", "1")
+    url = "https://host/v2.0/mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6.pth"
+    with pytest.raises(CheckpointError) as error:
+        load_weights(Net(), {"type": "X"}, load_from=url)
+    place = cache / "mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6.pth"
+    assert f"Fetch {url} (its sha256 starts with d4b0c5d6) and place it at {place}," in str(error.value)
+    assert str(error.value).startswith("load_from: ")
+    assert "--cfg-options load_from=None" in str(error.value)

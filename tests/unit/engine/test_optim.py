@@ -119,3 +119,68 @@ def test_shared_parameter_needs_bypass() -> None:
 def test_mistakes_are_named(config: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         build_optimizer(Net(), config)
+
+
+class ConvNeXt(nn.Module):
+    """Named as the backbone's parts are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downsample_layers = nn.ModuleList([nn.Conv2d(1, 1, 1) for _ in range(4)])
+        self.stages = nn.ModuleList([nn.ModuleList([nn.Linear(1, 1) for _ in range(9)]) for _ in range(4)])
+
+
+class NextNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = ConvNeXt()
+        self.head = nn.Linear(2, 2)
+
+
+DECAY = {
+    "constructor": "LearningRateDecayOptimizerConstructor",
+    "paramwise_cfg": {"decay_rate": 0.5, "decay_type": "layer_wise", "num_layers": 6},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "decay"),
+    [
+        ("backbone.downsample_layers.0.weight", 0, 0.1),
+        ("backbone.downsample_layers.0.bias", 0, 0.0),
+        ("backbone.stages.0.8.weight", 1, 0.1),
+        ("backbone.downsample_layers.1.weight", 2, 0.1),
+        ("backbone.stages.1.0.weight", 2, 0.1),
+        ("backbone.stages.2.2.weight", 3, 0.1),
+        ("backbone.stages.2.8.weight", 5, 0.1),
+        ("backbone.downsample_layers.3.weight", 6, 0.1),
+        ("backbone.stages.3.0.bias", 6, 0.0),
+        ("head.weight", 7, 0.1),
+    ],
+)
+def test_rates_fall_with_the_depth(name: str, depth: int, decay: float) -> None:
+    assert settings(NextNet(), **DECAY)[name] == (pytest.approx(0.5 ** (7 - depth)), decay)
+
+
+def test_rates_fall_with_the_stage() -> None:
+    rules = {**DECAY, "paramwise_cfg": {"decay_rate": 0.5, "decay_type": "stage_wise", "num_layers": 6}}
+    found = settings(NextNet(), **rules)
+    assert found["backbone.downsample_layers.3.weight"][0] == pytest.approx(0.5**7)
+    assert found["backbone.stages.3.0.weight"][0] == pytest.approx(0.5**3)
+    assert found["head.weight"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "named"),
+    [
+        (Net(), {}, "found the backbone Sequential"),
+        (NextNet(), {"paramwise_cfg": {"decay_rate": 2.0, "num_layers": 6}}, "decay_rate"),
+        (NextNet(), {"paramwise_cfg": {"decay_rate": 0.5, "num_layers": 0}}, "num_layers"),
+        (NextNet(), {"paramwise_cfg": {**DECAY["paramwise_cfg"], "decay_type": "layer"}}, "'layer_wise'"),
+        (NextNet(), {"constructor": "LayerDecay"}, "LearningRateDecayOptimizerConstructor"),
+    ],
+    ids=["backbone", "rate", "layers", "type", "constructor"],
+)
+def test_mistakes_of_layer_decay_are_named(model: nn.Module, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        settings(model, **{**DECAY, **change})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,42 @@ def test_policy_names_do_not_depend_on_case() -> None:
 def test_a_text_in_place_of_the_dict_is_named() -> None:
     with pytest.raises(ConfigError, match=r"lr_config: found 'step'.*dict"):
         build_schedule("step")  # type: ignore[arg-type]
+
+
+YOLOX = {
+    "policy": "YOLOX", "warmup": "exp", "by_epoch": False, "warmup_by_epoch": True, "warmup_ratio": 1,
+    "warmup_iters": 2, "num_last_epochs": 3, "min_lr_ratio": 0.05,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("iteration", "expected"),
+    [
+        (0, (1 / 20) ** 2),
+        (9, 0.25),
+        (19, 1.0),
+        (20, 0.05 + 0.475 * (math.cos(math.pi / 70) + 1)),
+        (54, 0.05 + 0.475 * (math.cos(math.pi * 35 / 70) + 1)),
+        (88, 0.05 + 0.475 * (math.cos(math.pi * 69 / 70) + 1)),
+        (89, 0.05),
+        (119, 0.05),
+    ],
+)
+def test_yolox(iteration: int, expected: float) -> None:
+    schedule = build_schedule(YOLOX, by_epoch=True)
+    assert schedule.lr(1.0, at(iteration)) == pytest.approx(expected)
+    assert schedule.lr(0.01, at(iteration)) == pytest.approx(0.01 * expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"by_epoch": True}, "by_epoch=False"),
+        ({"num_last_epochs": None}, "num_last_epochs"),
+        ({"warmup": "linear"}, "'exp'"),
+        ({"gamma": 0.1}, "lr_config.gamma"),
+    ],
+)
+def test_mistakes_of_yolox_are_named(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        build_schedule({**YOLOX, **change})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from detector.engine.trainer import announce
+from detector.engine.step import announce
 from detector.errors import ConfigError
 from detector.models.backbones.csp_darknet import CSPDarknet, Focus
 from detector.models.detectors.yolox import YOLOX
