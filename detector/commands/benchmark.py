@@ -33,6 +33,9 @@ def add_parser(subparsers: Any) -> None:
         "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the convolutions and layers"
     )
     parser.add_argument("--compile", action="store_true", help="compile backbone and neck by torch.compile")
+    parser.add_argument(
+        "--fuse-conv-bn", action="store_true", help="fold batch norms into convolutions before running"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch on the CPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument(
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         device=str(distributed.resolve_device(args.device)),
         precision=args.precision,
         compile=args.compile,
+        fuse_conv_bn=args.fuse_conv_bn,
     )
     speed = measure(model, images=args.images, batch_size=args.batch_size, repeat=args.repeat)
     print(json.dumps(speed.as_dict()) if args.json else "\n".join(as_table(speed)))

@@ -18,7 +18,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("config", help="config file or name")
     parser.add_argument("checkpoint", help="checkpoint file or address")
     parser.add_argument("--format", choices=("onnx", "torchscript"), required=True, help="of the file")
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: the config's name, here)")
+    parser.add_argument(
+        "--out", "--output-file", metavar="FILE", help="file to write (default: the config's name, here)"
+    )
     parser.add_argument(
         "--shape",
         type=int,

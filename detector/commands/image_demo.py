@@ -52,5 +52,6 @@ def run(args: argparse.Namespace) -> int:
     )
     for path in done.written:
         print(path)
-    sys.stderr.write(f"{done.frames} images, {done.fps:.1f} fps with drawing\n")
+    what = "image" if done.frames == 1 else "images"
+    sys.stderr.write(f"{done.frames} {what}, {done.fps:.1f} fps with drawing\n")
     return 0

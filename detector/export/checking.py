@@ -5,6 +5,7 @@ Boxes: xyxy, pixels of the network input.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,7 +53,9 @@ def run_torchscript(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """The function of a TorchScript file, run on the CPU."""
     import torchvision  # noqa: F401 - brings the operator nms
 
-    module = cast(Any, torch.jit).load(str(path), map_location="cpu")
+    with warnings.catch_warnings():  # that torch advises another format
+        warnings.simplefilter("ignore")
+        module = cast(Any, torch.jit).load(str(path), map_location="cpu")
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
-
-import numpy as np
 
 from detector.errors import DatasetError
 from detector.inference.images import Image, read_picture, to_bgr
@@ -164,9 +162,3 @@ def _listed(stream: TextIO) -> list[Path]:
             f"(from {Path.cwd()}). Expected a path a line. Check them."
         )
     return paths
-
-
-def frames_of(video: Any) -> Iterator[Frame]:
-    """Frames of anything that gives arrays, such as ``mmcv.VideoReader``."""
-    for index, pixels in enumerate(video):
-        yield Frame(name=f"frame_{index:06d}", pixels=np.asarray(pixels))

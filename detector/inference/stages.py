@@ -12,6 +12,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from detector.ops import mask_paste
+
 STAGES = ("decode", "preprocess", "forward", "post-process", "rle")
 
 
@@ -51,7 +53,10 @@ class Stopwatch:
             register_module_forward_hook(self._leave, always_call=True),
         )
         try:
-            with mock.patch.object(coco_mask, "encode", self._timed(coco_mask.encode)):
+            with (
+                mock.patch.object(coco_mask, "encode", self._timed(coco_mask.encode)),
+                mock.patch.object(mask_paste, "encode_runs", self._timed(mask_paste.encode_runs)),
+            ):
                 yield
         finally:
             for hook in hooks:

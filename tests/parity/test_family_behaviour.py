@@ -18,7 +18,7 @@ from tests.parity.harness import GOLDEN, WEIGHTS, golden_targets, load, matches
 STEMS = sorted(path.stem for path in (GOLDEN / "models").glob("*.npz"))
 #: one file per family, the first
 FAMILIES = {stem.split("__")[0]: stem for stem in reversed(STEMS)}
-SHOWN = {"cascade_rcnn", "mask_rcnn", "paa", "solo", "ssd", "yolox"}
+SHOWN = {"cascade_rcnn", "mask_rcnn", "paa", "solov2", "ssd", "yolox"}
 CHOSEN = sorted(FAMILIES if os.environ.get("DETECTOR_ALL_FAMILIES") else SHOWN)
 SIZE = (128, 160)
 LARGER = {"pascal_voc": (512, 512), "pisa": (300, 300), "ssd": (300, 300), "wider_face": (300, 300)}
@@ -66,6 +66,22 @@ def test_images_without_objects_train(family: Any, objects: tuple[int, int]) -> 
     assert torch.isfinite(loss)
     assert grads
     assert all(bool(torch.isfinite(g).all()) for g in grads)
+
+
+def reached(model: Any, targets: Targets, size: tuple[int, int]) -> set[str]:
+    """Names of the parameters that a training step on one image gives a gradient."""
+    model.train().zero_grad(set_to_none=True)
+    total(model.loss(Batch(images(1, size), [ImageMeta(size, size, size)], [targets]))).backward()
+    return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.slow
+def test_every_parameter_gets_its_gradient_without_objects_too(family: Any) -> None:
+    """Or processes that train together would wait for one another."""
+    model, size = family
+    wanted = reached(model, golden_targets(*size, model.num_classes or 80), size)
+    assert wanted == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert sorted(wanted - reached(model, empty_targets(*size), size)) == []
 
 
 @pytest.mark.slow

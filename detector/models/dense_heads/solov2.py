@@ -211,7 +211,8 @@ class SOLOV2Head(SOLOHead):
         num_pos = sum(int((level.owner >= 0).sum()) for image in grids for level in image)
         losses = self._losses(pairs, num_pos, scores, grids)
         if num_pos == 0:  # keep every parameter in the graph
-            losses["loss_mask"] = losses["loss_mask"] + shared.sum() * 0
+            unused = shared.sum() + torch.stack([maps.float().sum() for maps in kernels]).sum()
+            losses["loss_mask"] = losses["loss_mask"] + unused * 0
         return losses
 
     @torch.no_grad()

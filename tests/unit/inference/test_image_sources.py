@@ -17,7 +17,7 @@ from PIL import Image
 from detector.errors import DatasetError, MachineError
 from detector.inference import open_source
 from detector.inference.read_ahead import read_ahead
-from detector.inference.sources import Frame, frames_of
+from detector.inference.sources import Frame
 from detector.inference.video import Video, VideoWriter
 from tests.unit.inference.tiny_models import image, write_video
 
@@ -92,13 +92,6 @@ def test_a_video_gives_its_frames_speed_and_size(tmp_path: Path) -> None:
     frames = list(video)
     assert [frame.name for frame in frames] == [f"frame_{i:06d}" for i in range(5)]
     assert frames[4].image().shape == (64, 96, 3)
-
-
-def test_frames_of_mmcvs_reader(tmp_path: Path) -> None:
-    import mmcv
-
-    reader = mmcv.VideoReader(str(write_video(tmp_path / "v.mp4", 3)))
-    assert [frame.name for frame in frames_of(reader)] == ["frame_000000", "frame_000001", "frame_000002"]
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from detector.config import load_config
 from detector.errors import CheckpointError, ConfigError
 from detector.inference import detect, init_detector
 from detector.inference import model as model_module
-from detector.inference.acceleration import BUCKET
+from detector.inference.acceleration import BUCKET, accelerate_for_test, precision_on
 from detector.structures.samples import Batch, Detections, ImageMeta
 from detector.visualize import COLORS
 from tests.unit.inference.tiny_models import FASTER, MASK, RPN, detector, image, write_config, write_model
@@ -89,6 +89,38 @@ def test_half_precision_takes_effect(tmp_path: Path, model: dict[str, Any]) -> N
     assert not torch.equal(wanted.scores, found.scores)
     top = min(len(wanted), len(found))
     torch.testing.assert_close(found.scores[:top], wanted.scores[:top], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "wanted"),
+    [
+        ({}, "cuda", "fp32"),
+        ({"fp16": {"loss_scale": 512.0}}, "cuda", "fp16"),
+        ({"fp16": {"loss_scale": 512.0}}, "cpu", "fp32"),
+        ({"precision": "fp16"}, "cpu", "fp32"),
+        ({"precision": "bf16"}, "cpu", "bf16"),
+    ],
+    ids=["none", "fp16 on a GPU", "fp16 on a CPU", "by name on a CPU", "bf16 on a CPU"],
+)
+def test_a_test_runs_in_the_precision_of_its_config(
+    settings: dict[str, Any], device: str, wanted: str
+) -> None:
+    assert precision_on(torch.device(device), settings) == wanted
+
+
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}], ids=["fp32", "bf16"])
+def test_a_test_folds_batch_norms_on_request(tmp_path: Path, settings: dict[str, Any]) -> None:
+    model = {**FASTER, "backbone": {**FASTER["backbone"], "norm_cfg": {"type": "BN"}}}
+    plain, picture = detector(tmp_path, model), image(96, 64)
+    wanted = detect(plain, [picture])[0]
+    folded = accelerate_for_test(plain, torch.device("cpu"), settings, fuse_conv_bn=True)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    found = detect(folded, [picture])[0]
+    if settings:
+        assert folded.get_parameter("backbone.conv1.bias").dtype == torch.bfloat16
+        return
+    torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.boxes, wanted.boxes, rtol=0, atol=1e-3)
 
 
 def test_channels_last_takes_effect(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.layers.conv import ConvModule, ConvWS2d
-from detector.layers.folding import convolve_and_normalise
+from detector.layers.folding import convolve_and_normalise, fold_batch_norms
 from detector.models.backbones.resnet import ResNet
 from detector.structures.specs import NormSpec
 
@@ -85,3 +85,61 @@ def test_a_backbone_gives_the_same_maps_with_and_without_gradients(kind: dict[st
         torch.testing.assert_close(
             got, wanted.detach(), rtol=1e-4, atol=1e-5 * float(wanted.detach().abs().max())
         )
+
+
+def tried() -> ResNet:
+    """A small network with statistics that matter."""
+    torch.manual_seed(0)
+    network = ResNet(depth=50, base_channels=8, zero_init_residual=False)
+    network.init_weights()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            module.weight.data.uniform_(0.4, 0.6)
+    return network.eval()
+
+
+def test_a_backbone_folded_for_good_gives_the_same_maps() -> None:
+    network, pixels = tried(), torch.randn(2, 3, 64, 96)
+    wanted = [values.detach() for values in network(pixels)]
+    assert fold_batch_norms(network) == 53
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    for values, apart in zip(network(pixels), wanted, strict=True):
+        torch.testing.assert_close(values, apart, rtol=0, atol=1e-5 * float(apart.abs().max()))
+
+
+def test_folding_keeps_the_order_in_memory_and_finds_nothing_twice() -> None:
+    network: nn.Module = tried().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fold_batch_norms(network)
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    assert fold_batch_norms(network) == 0
+
+
+class Shared(nn.Module):
+    """One convolution before two norms, as RetinaSepBN has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ConvModule(4, 6, 3, norm_cfg=NormSpec(type="BN"))
+        self.second = ConvModule(4, 6, 3, norm_cfg=NormSpec(type="BN"))
+        self.second.conv = self.first.conv
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        nn.Sequential(ConvWS2d(4, 6, 3), norm()),
+        nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), norm()),
+        nn.Sequential(nn.Conv2d(4, 6, 3), nn.GroupNorm(2, 6)),
+        nn.Sequential(norm(4), nn.Conv2d(4, 6, 3)),
+        nn.Sequential(nn.Conv2d(4, 6, 3), norm()).train(),
+        Shared().eval(),
+    ],
+    ids=["computed weight", "between them", "other norm", "norm first", "training", "shared"],
+)
+def test_other_layers_are_not_folded(layers: nn.Module) -> None:
+    assert fold_batch_norms(layers) == 0
