@@ -21,7 +21,7 @@ from detector.structures.samples import Detections
 
 ImageId = int | str
 #: what to do about a split without ground truth, where results are at hand
-INSTEAD = "Use --format-only to write files for its server, or --out to keep the results."
+INSTEAD = "Use --split val to measure, or --format-only to write files for its server."
 
 
 @dataclass(frozen=True)
