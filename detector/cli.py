@@ -1,7 +1,7 @@
 """The ``detector`` command: imports only the chosen sub-command and turns errors into exit codes.
 
-Exit codes: 0 done, 1 an error in what the user gave, 2 wrong arguments, 130 and 143 stopped by SIGINT and
-SIGTERM.
+Exit codes: 0 done, 1 an error in what the user gave, 2 wrong arguments, 75 stopped with a checkpoint to be
+started again (SIGUSR1, or Slurm takes the machine back), 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from detector.errors import DetectorError
 # name, module, help line: so that `detector --help` imports none of them
 COMMANDS = (
     ("train", "detector.commands.train", "train a detector by a config"),
+    ("slurm-train", "detector.commands.slurm_train", "train a detector as a job of Slurm"),
+    ("slurm-test", "detector.commands.slurm_test", "test a detector as a job of Slurm"),
     (
         "test",
         "detector.commands.test",
@@ -47,10 +49,17 @@ COMMANDS = (
     ("export", "detector.commands.export", "write a model as ONNX or TorchScript, and check the file"),
     ("scan", "detector.commands.scan", "check every image and annotation of a data set, and write a report"),
     (
+        "analyze-logs",
+        "detector.commands.analyze_logs",
+        "draw curves of training logs, or tell their step times and results",
+    ),
+    (
         "checkpoint",
         "detector.commands.checkpoint",
         "show what a checkpoint holds, or write its weights as safetensors",
     ),
+    ("lineage", "detector.commands.lineage", "show what a file was made from"),
+    ("reproduce", "detector.commands.reproduce", "tell or run the commands that make a file again"),
 )
 NO_LIBGL = (
     "OpenCV cannot be imported: {error}. The machine lacks the libraries that OpenCV's windows need; install "
@@ -89,11 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = None
     args = build_parser(chosen).parse_args(arguments)
     args.verbose = verbose
+    args.arguments = ["--verbose"] * verbose + arguments  # for commands that start themselves again
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
     )
+    from detector.lineage.stamp import collecting
+
     try:
-        return int(importlib.import_module(modules[args.command]).run(args) or 0)
+        with collecting(command=["detector", *arguments]):
+            return int(importlib.import_module(modules[args.command]).run(args) or 0)
     except BrokenPipeError:
         return 141
     except (DetectorError, OSError) as error:

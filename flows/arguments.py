@@ -8,10 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from prefect import Flow
+
+StepName = Literal["prepare", "convert", "train", "evaluate", "format"]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "config": {"default": "mask_rcnn", "help": "family name, full config name or path (default: mask_rcnn)"},
@@ -28,6 +30,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "device": {"help": "cpu, cuda or cuda:N (default: the first GPU, otherwise the CPU)"},
     "processes": {"type": int, "default": 1, "help": "training processes, one per GPU (default: 1)"},
     "store": {"help": "folder for downloads (default: $DETECTOR_DATASETS, otherwise .datasets)"},
+    "refresh": {
+        "action": "append",
+        "choices": get_args(StepName),
+        "metavar": "STEP",
+        "help": f"run a step although it is done, may be given again: {', '.join(get_args(StepName))}",
+    },
 }
 
 
@@ -76,6 +84,7 @@ def check(parameters: Mapping[str, Any]) -> None:
     from detector.errors import DatasetError
     from tasks.request import DataRequest, Request
 
+    parameters = {name: value for name, value in parameters.items() if name != "refresh"}
     if "config" in parameters:
         request = Request(**parameters)
         _ = request.name, request.data

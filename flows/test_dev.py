@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 
 from flows import arguments
+from flows.arguments import StepName
 from tasks import prefect_tasks
 from tasks.request import Request
 
@@ -25,6 +26,7 @@ def format_test_dev(
     score_threshold: float | None = None,
     device: str | None = None,
     store: str | None = None,
+    refresh: list[StepName] | None = None,
 ) -> list[dict[str, Any]]:
     """Write submission files for the test split of a trained detector's data set.
 
@@ -35,9 +37,10 @@ def format_test_dev(
         score_threshold: Detections below it are not submitted; empty means as in the config.
         device: cpu, cuda or cuda:N; empty takes the first GPU, otherwise the CPU.
         store: Folder for downloads; empty means DETECTOR_DATASETS, otherwise .datasets in this folder.
+        refresh: Steps that run although they are done.
     """
     request = Request(config, dataset, seed, score_threshold=score_threshold, device=device, store=store)
-    done = prefect_tasks.run_all(request, ("format",))
+    done = prefect_tasks.run_all(request, ("format",), refresh)
     prefect_tasks.publish("test-dev", request, done)
     return done
 

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 
 from flows import arguments
+from flows.arguments import StepName
 from tasks import prefect_tasks
 from tasks.request import Request
 
@@ -26,6 +27,7 @@ def train(
     device: str | None = None,
     processes: int = 1,
     store: str | None = None,
+    refresh: list[StepName] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a detector; everything already done is taken from the cache.
 
@@ -37,9 +39,10 @@ def train(
         device: cpu, cuda or cuda:N; empty takes the first GPU, otherwise the CPU.
         processes: Training processes, one per GPU.
         store: Folder for downloads; empty means DETECTOR_DATASETS, otherwise .datasets in this folder.
+        refresh: Steps that run although they are done.
     """
     request = Request(config, dataset, seed, epochs, device=device, processes=processes, store=store)
-    done = prefect_tasks.run_all(request, ("train",))
+    done = prefect_tasks.run_all(request, ("train",), refresh)
     prefect_tasks.publish("train", request, done)
     return done
 

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 
 from flows import arguments
+from flows.arguments import StepName
 from tasks import prefect_tasks
 from tasks.request import Request
 
@@ -27,6 +28,7 @@ def train_eval(
     device: str | None = None,
     processes: int = 1,
     store: str | None = None,
+    refresh: list[StepName] | None = None,
 ) -> list[dict[str, Any]]:
     """Prepare the data, train, evaluate and format; everything already done is taken from the cache.
 
@@ -39,9 +41,10 @@ def train_eval(
         device: cpu, cuda or cuda:N; empty takes the first GPU, otherwise the CPU.
         processes: Training processes, one per GPU.
         store: Folder for downloads; empty means DETECTOR_DATASETS, otherwise .datasets in this folder.
+        refresh: Steps that run although they are done.
     """
     request = Request(config, dataset, seed, epochs, score_threshold, device, processes, store)
-    done = prefect_tasks.run_all(request, ("train", "evaluate", "format"))
+    done = prefect_tasks.run_all(request, ("train", "evaluate", "format"), refresh)
     prefect_tasks.publish("train-eval", request, done)
     return done
 

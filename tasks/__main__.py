@@ -1,4 +1,8 @@
-"""`python -m tasks <step>`: run one step, as the stages of dvc.yaml do. params.yaml gives the defaults."""
+"""`python -m tasks <step>`: run one step, as the stages of dvc.yaml do. params.yaml gives the defaults.
+
+`python -m tasks data verify|record` compares data with its manifest, `python -m tasks cache list|why|prune`
+shows and clears what the steps have made; both have a --help of their own.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from typing import Any
 import yaml
 
 from detector.errors import ConfigError, DetectorError
+from tasks import cache_command, data_command
 from tasks.launch import ProcessError
 from tasks.registry import DATA_STEPS, STEPS, request_for
 from tasks.request import Request
@@ -25,7 +30,9 @@ UNTRACKED = {"processes", "device", "store"}  # no stage of dvc.yaml has them am
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m tasks", description=__doc__)
+    made = argparse.ArgumentParser(
+        prog="python -m tasks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("step", choices=list(STEPS))
     made.add_argument("--config", help="family name, full config name or path")
     made.add_argument("--dataset", help="data set for a family name, and for prepare and convert")
@@ -38,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU, otherwise the CPU)")
     made.add_argument("--processes", type=int, help="training processes, one per GPU")
     made.add_argument("--store", help="folder for downloads (default: $DETECTOR_DATASETS or .datasets)")
+    made.add_argument("--refresh", action="store_true", help="run the step although it is done")
     made.add_argument("--request", help=argparse.SUPPRESS)  # JSON of everything; params.yaml is not read then
     made.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     return made
@@ -127,19 +135,36 @@ def _check_place(found: str, expected: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the step; 0 when it is done, 1 on an error of the user, above 128 after a signal."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
-        request = request_from(arguments)
-        STEPS[arguments.step].ensure(request_for(arguments.step, request), log=_say)
+        return _run(words)
     except DetectorError as error:
-        if arguments.verbose:
+        if "--verbose" in words:
             raise
-        print(f"{arguments.step}: {error}", file=sys.stderr)
+        print(f"{words[0]}: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, ProcessError) else 1
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["data"]:
+        return data_command.main(words[1:], _say)
+    if words[:1] == ["cache"]:
+        return cache_command.main(words[1:], _asked, _say)
+    arguments = parser().parse_args(words)
+    request = request_from(arguments)
+    step, asked = STEPS[arguments.step], request_for(arguments.step, request)
+    if arguments.refresh:
+        step.forget(asked)
+    step.ensure(asked, log=_say)
     return 0
+
+
+def _asked(words: Sequence[str]) -> tuple[str, Request]:
+    arguments = parser().parse_args(words)
+    return arguments.step, request_from(arguments)
 
 
 def _say(text: str) -> None:

@@ -42,6 +42,12 @@ def code_digest(roots: Sequence[str], *, ignore: Sequence[str] = ()) -> str:
     return digest(closure(roots, ignore=ignore))
 
 
+def modules(roots: Sequence[str], *, ignore: Sequence[str] = ()) -> dict[str, str]:
+    """Dotted name -> short digest of what ``code_digest`` digests, to be kept and compared."""
+    ours = [name for name in roots if _locate(name) is not None]
+    return {name: sha[:16] for name, sha in sorted(closure(ours, ignore=ignore).items())}
+
+
 def closure(roots: Sequence[str], *, ignore: Sequence[str] = ()) -> dict[str, str]:
     """Dotted name -> digest of every project module reachable from ``roots``.
 

@@ -9,7 +9,7 @@ from typing import Any
 from detector.errors import DatasetError
 from detector.progress import Progress
 from tasks.digests import DigestCache, listing
-from tasks.request import DataRequest
+from tasks.request import DataRequest, check_recorded
 from tasks.steps import Job, Step, cpu_count
 
 # Format -> parts below data/<name> whose content decides, and parts of which file names and sizes decide.
@@ -88,9 +88,11 @@ def inputs(request: DataRequest) -> dict[str, Any]:
     kind = layout(request)
     read, listed = LAYOUTS[kind]
     cache = DigestCache()
+    contents = {request.root / part: cache.contents(request.root / part) for part in read}
+    check_recorded(contents)
     return {
         "format": kind,
-        "read": {part: cache.tree(request.root / part) for part in read},
+        "read": {path.name: found.digest for path, found in contents.items()},
         "listed": {part: listing(request.root / part) for part in listed},
     }
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import DatasetError
+from detector.lineage.carriers import with_key
 from tasks import report, tracked_run, tracking, train
 from tasks.digests import digest
 from tasks.request import Request, dataset_paths
+from tasks.stamping import stamping
 from tasks.steps import Job, Step, write_json, write_text
 from tasks.testing import NOT_TESTING, kept, trained
 
@@ -27,11 +29,17 @@ if TYPE_CHECKING:
     Found = Mapping[int | str, Detections]
 
 SAMPLES = 8  # pictures per evaluation
+UNREAD = (*NOT_TESTING, "data.test", "data.test_dataloader")  # keys of a config that do not matter here
 DRAWN_FROM = 0.3  # score from which a detection is drawn
 
 
 def run(job: Job, request: Request) -> dict[str, Any]:
     """Run the model on the validation split, measure, draw, and tell MLflow."""
+    with stamping("evaluate", job.key, request, digest(request.inputs("val"))):
+        return _run(job, request)
+
+
+def _run(job: Job, request: Request) -> dict[str, Any]:
     from detector.engine.evaluate import split_dataset, test
 
     folder = request.run_dir / "eval"
@@ -45,7 +53,7 @@ def run(job: Job, request: Request) -> dict[str, Any]:
     )  # fmt: skip
     results = kept(found, request.score_threshold)
     metrics = measure(config, dataset, results, folder)
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", with_key(metrics))
     pictures = draw(dataset, results, folder / "samples")
     _track(request, metrics, pictures, job)
     for name in report.headline(metrics):
@@ -169,7 +177,7 @@ def inputs(request: Request) -> dict[str, Any]:
     images = dataset_paths(request.loaded.data.get("data", {}).get("val"))
     return {
         "checkpoint": trained(request),
-        "config": request.settings(without=(*NOT_TESTING, "data.test", "data.test_dataloader")),
+        "config": request.settings(without=UNREAD),
         "data": request.inputs("val"),
         "truth": request.digests([truth for truth in map(truth_of, images) if truth]),
         "score_threshold": request.score_threshold,
@@ -186,6 +194,7 @@ STEP: Step[Request] = Step(
     run=run,
     inputs=inputs,
     outputs=outputs,
+    details=lambda request: {"config": request.values(without=UNREAD)},
     code=("detector.engine.evaluate",),
     ignore=(
         "tasks.train",

@@ -87,19 +87,23 @@ def step_task(name: str) -> Task[..., Any]:
     )(body)  # fmt: skip
 
 
-def run(name: str, request: Any) -> dict[str, Any]:
-    """Run a step as a Prefect task of the running flow.
+def run(name: str, request: Any, refresh: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run a step as a Prefect task of the running flow; one of ``refresh`` although it is done.
 
     The task is called in the flow's own thread, because only there a cancel reaches the training. A result
     that Prefect has kept may be older than the receipt, when DVC has made the outputs again since: what is
     returned is the receipt's.
     """
+    if name in (refresh or ()):
+        STEPS[name].forget(request)
     done = cast(dict[str, Any], step_task(name)(request))
     receipt, _ = STEPS[name].receipt(done["key"])
     return done if receipt is None else summary(receipt)
 
 
-def run_all(request: Request, names: Sequence[str]) -> list[dict[str, Any]]:
+def run_all(
+    request: Request, names: Sequence[str], refresh: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Run the data set's steps, if the config reads one of the project's, then the named ones, in order."""
     data = request.data
     if not is_family(request.config) and data and data.dataset != request.dataset:
@@ -107,8 +111,8 @@ def run_all(request: Request, names: Sequence[str]) -> list[dict[str, Any]]:
             "config %s reads data set %s: the parameter dataset=%s is for family names and is ignored",
             request.config, data.dataset, request.dataset,
         )  # fmt: skip
-    done = [run(name, data) for name in DATA_STEPS] if data else []
-    return [*done, *(run(name, request) for name in names)]
+    done = [run(name, data, refresh) for name in DATA_STEPS] if data else []
+    return [*done, *(run(name, request, refresh) for name in names)]
 
 
 def summary(receipt: Receipt) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import Any
 from detector.config import Config, load_config, resolve_config
 from detector.config.resolve import NEWEST
 from detector.errors import DatasetError
-from tasks.digests import DigestCache, digest
+from tasks import manifests
+from tasks.digests import Contents, DigestCache, Entry, digest
 
-DATA_ROOT = Path("data")
-RUNS_ROOT = Path("runs")
+DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
 SOURCES = (Path("configs/sources"), Path("data/sources"))  # as kept in git, DVC's copy of it
+MADE = ("annotations", "source.json")  # below a data set's folder: what steps make, no part of its manifest
 PATH_KEYS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file", "ins_ann_file")
 
 
@@ -40,6 +41,16 @@ class DataRequest:
     def root(self) -> Path:
         """The place of the data set in the project."""
         return DATA_ROOT / self.dataset
+
+    @property
+    def manifest(self) -> Path:
+        """The file that records the data: beside its folder, which may be a link to somebody else's."""
+        return DATA_ROOT / f"{self.dataset}.manifest"
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """What the steps make below ``root``; nothing for a folder of the user's own."""
+        return MADE if self.recipe() else ()
 
     @property
     def store_path(self) -> Path:
@@ -131,13 +142,15 @@ class Request:
         """Path -> content digest.
 
         Raises:
-            DatasetError: a path is not there.
+            DatasetError: a path is not there, or differs from the data set's manifest.
         """
         for path in paths:
             if not path.exists():
                 raise DatasetError(self._missing(path))
         cache = DigestCache()
-        return {path.as_posix(): cache.tree(path) for path in dict.fromkeys(paths)}
+        found = {path: cache.contents(path) for path in dict.fromkeys(paths)}
+        check_recorded(found)
+        return {path.as_posix(): contents.digest for path, contents in found.items()}
 
     def _missing(self, path: Path) -> str:
         where = f"{self.loaded.path}: {path} does not exist, but the config reads it."
@@ -166,6 +179,10 @@ class Request:
         """A digest of the config's effective values, leaving out the dotted keys in ``without``."""
         return digest(_freeze(_pruned(self.loaded.data, [key.split(".") for key in without])))
 
+    def values(self, *, without: Sequence[str] = ()) -> dict[str, str]:
+        """What ``settings`` digests: dotted key -> value as text."""
+        return dict(_leaves(_pruned(self.loaded.data, [key.split(".") for key in without]), ""))
+
 
 def owner(path: Path) -> str:
     """The data set that a path of a config belongs to, '' for none of ours.
@@ -185,6 +202,29 @@ def owner(path: Path) -> str:
     place, linked = DATA_ROOT / parts[1], DATA_ROOT / name / parts[1]
     own = place.exists() and (not linked.exists() or not place.samefile(linked))
     return "" if own else name
+
+
+def check_recorded(found: Mapping[Path, Contents]) -> None:
+    """Compare what the paths of a config hold with the manifests of their data sets, if those have any.
+
+    Raises:
+        DatasetError: files were changed, removed or added since.
+    """
+    recorded: dict[str, dict[str, Entry]] = {}
+    for path, contents in found.items():
+        name = owner(path)
+        request = DataRequest(name)
+        if not name or not request.manifest.is_file():
+            continue
+        inside = path.parts[2:] if path.parts[1] == name else path.parts[1:]
+        if inside and inside[0] in request.made:
+            continue
+        if name not in recorded:
+            recorded[name] = manifests.load(request.manifest)
+        now = contents.files if inside else manifests.without(contents.files, request.made)
+        drift = manifests.compare(manifests.below(recorded[name], "/".join(inside)), now)
+        if drift:
+            raise DatasetError(manifests.drifted(path, request.manifest, drift, name))
 
 
 def part_with(dataset: str, path: Path) -> str:
@@ -239,6 +279,16 @@ def _pruned(value: Any, dropped: Sequence[Sequence[str]]) -> Any:
         for key, item in value.items()
         if key not in gone
     }
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The values of a config that hold no others, under dotted keys."""
+    listed = isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+    if not value or not (listed or isinstance(value, Mapping)):
+        yield path, repr(value)
+        return
+    for key, item in enumerate(value) if listed else value.items():
+        yield from _leaves(item, f"{path}.{key}" if path else str(key))
 
 
 def _freeze(value: Any) -> Any:

@@ -15,13 +15,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from detector.errors import DetectorError
 from detector.whole_files import replacing
-from tasks.code import code_digest
+from tasks.code import code_digest, modules
 from tasks.digests import DigestCache, cache_dir, digest, sha256_file
 
 Request = TypeVar("Request")
@@ -49,6 +50,8 @@ class Receipt:
         value: what the step returned (JSON).
         digest: one digest of the contents of all outputs.
         seconds: how long the step ran.
+        when: seconds since 1970 at its end; 0 in receipts from before this was noted.
+        details: what digests in ``parts`` stand for: module -> digest, config key -> value.
     """
 
     step: str
@@ -58,6 +61,8 @@ class Receipt:
     value: Any
     digest: str
     seconds: float
+    when: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class Step(Generic[Request]):
         extra: outputs whose names only the returned value tells.
         versions: distributions whose version changes the outputs.
         recheck: what is wrong, besides the outputs, by the returned value; an empty string for nothing.
+        details: what digests among the inputs stand for, by name; the receipt keeps it to tell keys apart.
+        afresh: drops what an earlier run left to go on from.
     """
 
     name: str
@@ -85,15 +92,29 @@ class Step(Generic[Request]):
     versions: tuple[str, ...] = ()
     extra: Callable[[Any], Sequence[Path]] = lambda value: ()
     recheck: Callable[[Any], str] = lambda value: ""
+    details: Callable[[Request], Mapping[str, Any]] = lambda request: {}
+    afresh: Callable[[Request], None] = lambda request: None
 
     def parts(self, request: Request) -> dict[str, Any]:
         """Everything the outputs depend on, by name."""
         return {
-            "code": code_digest((self.run.__module__, *self.code), ignore=(*PLUMBING, *self.ignore)),
+            "code": code_digest(self._roots, ignore=self._ignored),
             "inputs": dict(self.inputs(request)),
             "outputs": [path.as_posix() for path in self.outputs(request)],
             "versions": {name: installed(name) for name in self.versions},
         }
+
+    def explained(self, request: Request) -> dict[str, Any]:
+        """What digests among the parts stand for, by the part's name."""
+        return {"code": modules(self._roots, ignore=self._ignored), **self.details(request)}
+
+    @property
+    def _roots(self) -> tuple[str, ...]:
+        return (self.run.__module__, *self.code)
+
+    @property
+    def _ignored(self) -> tuple[str, ...]:
+        return (*PLUMBING, *self.ignore)
 
     def key(self, request: Request) -> str:
         """The name under which the receipt is kept: the step's name and a digest, no dot in it."""
@@ -113,8 +134,7 @@ class Step(Generic[Request]):
 
     def ensure(self, request: Request, log: Log = print) -> Receipt:
         """Run the step unless it is done. Of two processes asking at once, one runs and the other waits."""
-        where = digest([path.as_posix() for path in self.outputs(request)])[:16]
-        with locked(f"{self.name}-{where}", log):
+        with locked(lock_name(self.name, [path.as_posix() for path in self.outputs(request)]), log):
             parts = self.parts(request)
             key = f"{self.name}-{digest([self.name, parts])[:32]}"
             done, why = self.receipt(key)
@@ -122,31 +142,56 @@ class Step(Generic[Request]):
                 log(f"{self.name}: up to date ({key})")
                 return done
             log(f"{self.name}: running ({why})")
-            started = time.monotonic()
+            details, started = self.explained(request), time.monotonic()  # of the code that runs now
             value = self.run(Job(key=key, log=log), request)
             outputs = manifest([*self.outputs(request), *self.extra(value)])
             receipt = Receipt(
                 step=self.name, key=key, parts=parts, outputs=outputs, value=value,
                 digest=digest({path: entry.get("sha256") for path, entry in outputs.items()}),
                 seconds=round(time.monotonic() - started, 3),
+                when=round(time.time(), 3), details=details,
             )  # fmt: skip
             write_json(receipt_path(key), asdict(receipt))
             log(f"{self.name}: done in {receipt.seconds:.1f} s")
             return receipt
 
+    def forget(self, request: Request) -> None:
+        """Make the next ``ensure`` run the step from its beginning although it is done.
+
+        Done before the run, not in it, so that a run that is retried after a crash goes on where it was.
+        """
+        with suppress(DetectorError):  # an input is missing: it has no receipt, and the run will say so
+            receipt_path(self.key(request)).unlink(missing_ok=True)
+        self.afresh(request)
+
 
 # How a step is run, watched and recorded does not change what it makes.
 PLUMBING = (
-    "tasks.__main__", "tasks.code", "tasks.digests", "tasks.launch", "tasks.prefect_tasks", "tasks.registry",
-    "tasks.report", "tasks.request", "tasks.spool", "tasks.steps", "tasks.tracked_run",
-    "tasks.tracking", "tasks.versioning",
-    "flows", "detector.errors", "detector.progress",
+    "tasks.__main__", "tasks.cache_command", "tasks.code", "tasks.data_command", "tasks.digests",
+    "tasks.launch", "tasks.manifests", "tasks.prefect_tasks", "tasks.receipts", "tasks.registry",
+    "tasks.report", "tasks.request", "tasks.spool", "tasks.stamping", "tasks.steps", "tasks.tracked_run",
+    "tasks.tracking", "tasks.versioning", "tasks.walking",
+    "flows", "detector.errors", "detector.lineage", "detector.progress",
 )  # fmt: skip
 
 
 def receipt_path(key: str) -> Path:
     """Where the receipt of a key is kept."""
     return cache_dir() / "steps" / f"{key}.json"
+
+
+def lock_name(step: str, outputs: Sequence[str]) -> str:
+    """The lock that is held while a step writes to these places."""
+    return f"{step}-{digest(list(outputs))[:16]}"
+
+
+def recorded_outputs(key: str) -> Outputs:
+    """What the receipt of a key lists, whether it verifies or not; nothing without one."""
+    try:
+        found = json.loads(receipt_path(key).read_text())["outputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(found)
 
 
 def cpu_count() -> int:
@@ -214,14 +259,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(name: str, log: Log) -> Iterator[None]:
-    """Hold the lock ``name``; the kernel releases it when the holder dies, in whatever way."""
+def locked(name: str, log: Log, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock ``name``; the kernel releases it when the holder dies, in whatever way.
+
+    Raises:
+        BlockingIOError: another process holds it, and nobody wants to wait.
+    """
     path = cache_dir() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise
             log(f"{name}: waiting for another process that is at it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from detector.config import load_config
 from detector.errors import DatasetError
+from tasks.digests import digest
 from tasks.request import Request
+from tasks.stamping import stamping
 from tasks.steps import Job, Step
 from tasks.testing import NOT_TESTING, kept, trained
 
@@ -34,12 +36,18 @@ TEST_SPLITS: Mapping[str, Mapping[str, str]] = {
         "data.test.img_prefix": "data/lvis_v1/",
     },
 }
+UNREAD = (*NOT_TESTING, "data.val", "data.val_dataloader", "evaluation")  # keys that do not matter here
 RESULT_NAMES = {"coco": "detections_test-dev2017_{name}_results"}  # as the COCO server wants them
 SERVERS = {"VOC": "voc", "LVIS": "lvis"}  # by kind of data; what has none of its own has COCO's form
 
 
 def run(job: Job, request: Request) -> dict[str, Any]:
     """Run the model on the test split, write the results in the servers' formats, check and pack them."""
+    with stamping("format", job.key, request, digest(inputs(request)["data"])):
+        return _run(job, request)
+
+
+def _run(job: Job, request: Request) -> dict[str, Any]:
     from detector.engine.evaluate import split_dataset, test
     from detector.engine.joined_split import JoinedSplit
 
@@ -149,7 +157,7 @@ def inputs(request: Request) -> dict[str, Any]:
     )
     return {
         "checkpoint": trained(request),
-        "config": request.settings(without=(*NOT_TESTING, "data.val", "data.val_dataloader", "evaluation")),
+        "config": request.settings(without=UNREAD),
         "data": data,
         "score_threshold": request.score_threshold,
     }
@@ -165,6 +173,7 @@ STEP: Step[Request] = Step(
     run=run,
     inputs=inputs,
     outputs=outputs,
+    details=lambda request: {"config": request.values(without=UNREAD)},
     code=("detector.engine.evaluate",),
     versions=("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "cityscapesScripts"),
 )

@@ -77,11 +77,11 @@ class RunFile:
         return f"{UI_URL}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
 
-def begin(work_dir: Path, key: str) -> None:
+def begin(work_dir: Path, key: str, tags: Mapping[str, str] | None = None) -> None:
     """Note, before MLflow is told anything, what surrounds a training that starts or goes on."""
     file = RunFile.load(work_dir)
     file = file if file.key == key else RunFile(key=key)
-    file.tags = tags_now()
+    file.tags = {**tags_now(), **(tags or {})}
     file.save(work_dir)
 
 
@@ -93,7 +93,7 @@ def git_tags() -> dict[str, str]:
 
 def tags_now() -> dict[str, str]:
     """What a run is tagged with: the code's state, the data's, the surrounding Prefect run or DVC stage."""
-    tags = {**_surrounding_tags(), **git_tags()}
+    tags = {**surrounding_tags(), **git_tags()}
     md5 = data_digest()
     if md5:
         tags["dvc.data_md5"] = md5
@@ -105,7 +105,8 @@ def tags_now() -> dict[str, str]:
     return tags
 
 
-def _surrounding_tags() -> dict[str, str]:
+def surrounding_tags() -> dict[str, str]:
+    """Tags that the surrounding run, such as Prefect's, gave this process."""
     try:
         found = json.loads(os.environ.get(TAGS_VARIABLE) or "{}")
         return {str(key): str(value) for key, value in found.items()}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import CheckpointError
-from tasks import launch, spool, tracked_run, tracking
+from tasks import launch, spool, stamping, tracked_run, tracking
 from tasks.digests import DigestCache, digest
-from tasks.request import Request
+from tasks.request import DataRequest, Request, dataset_paths, owner
 from tasks.steps import Job, Step, write_text
-from tasks.tracked_run import Facts
+from tasks.tracked_run import Facts, RunFile
+from tasks.versioning import file_md5
 
 WEIGHT_KEYS = ("load_from", "resume_from", "pretrained", "checkpoint")  # the last one is of init_cfg
 KEY_FILE = "step_key"  # beside the checkpoints: which key they belong to
@@ -28,7 +29,7 @@ NOT_TRAINING = (
 def run(job: Job, request: Request) -> dict[str, Any]:
     """Train in our own processes, resuming only a training of the same key; promote the last checkpoint."""
     work_dir = prepare_work_dir(request.run_dir / "train", job)
-    tracked_run.begin(work_dir, job.key)
+    tracked_run.begin(work_dir, job.key, manifest_tags(request))
 
     def what() -> Facts:
         return facts(job.key, request)
@@ -36,12 +37,22 @@ def run(job: Job, request: Request) -> dict[str, Any]:
     with tracking.track(work_dir, what, job.log):
         argv = launch.command(arguments_for(request, work_dir), processes=request.processes)
         job.log(f"$ {' '.join(argv)}")
-        launch.run(argv, what="the training", log=job.log)
+        env = stamping.variables(job.key, work_dir, what().data)
+        launch.run(argv, what="the training", log=job.log, env=env)
     sha256 = promote(work_dir, request.checkpoint)
     rows = spool.read(work_dir, spool.Position())
     write_text(request.run_dir / "loss.csv", spool.loss_table(rows))
     tracking.finish(work_dir, what, request.checkpoint, sha256, job.log)
-    return {"checkpoint": request.checkpoint.as_posix(), "sha256": sha256}
+    run_id = RunFile.load(request.run_dir).run_id
+    return {"checkpoint": request.checkpoint.as_posix(), "sha256": sha256, "mlflow_run": run_id}
+
+
+def manifest_tags(request: Request) -> dict[str, str]:
+    """By which DVC knows the data that is read: the md5 of each data set's manifest, as in ``dvc.lock``."""
+    sections = request.loaded.data.get("data") or {}
+    names = {owner(path) for part in ("train", "val") for path in dataset_paths(sections.get(part))}
+    found = {name: file_md5(DataRequest(name).manifest) for name in sorted(names - {""})}
+    return {f"dvc.manifest_md5.{name}": md5 for name, md5 in found.items() if md5}
 
 
 def prepare_work_dir(work_dir: Path, job: Job) -> Path:
@@ -115,7 +126,8 @@ def promote(work_dir: Path, target: Path) -> str:
         )
     found = load_checkpoint(latest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return save_checkpoint(target, {"meta": found.meta, "state_dict": found.state_dict})
+    meta = stamping.with_run(found.meta, work_dir)
+    return save_checkpoint(target, {"meta": meta, "state_dict": found.state_dict})
 
 
 def facts(key: str, request: Request) -> Facts:
@@ -159,6 +171,8 @@ STEP: Step[Request] = Step(
     run=run,
     inputs=inputs,
     outputs=outputs,
+    details=lambda request: {"config": request.values(without=NOT_TRAINING)},
+    afresh=lambda request: (request.run_dir / "train" / KEY_FILE).unlink(missing_ok=True),
     code=("detector.commands.train", "detector.engine.train"),
     ignore=("detector.evaluation", "detector.engine.evaluate", "detector.visualize", "detector.cli"),
     versions=("torch", "torchvision", "numpy", "opencv-python", "pycocotools"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-DATA_FILE = Path("data.dvc")
+DATA_FILE, LOCK_FILE = Path("data.dvc"), Path("dvc.lock")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,32 @@ def data_digest() -> str | None:
     outs = _load(DATA_FILE).get("outs") or [{}]
     md5 = outs[0].get("md5") if isinstance(outs[0], dict) else None
     return str(md5) if md5 else None
+
+
+def file_md5(path: Path) -> str | None:
+    """The md5 by which DVC knows a file, or None when there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError:
+        return None
+
+
+def tracked() -> Callable[[str], bool]:
+    """Whether a path is, or lies below, one that ``dvc.lock`` or a ``.dvc`` file refers to."""
+    stages = _load(LOCK_FILE).get("stages") or {}
+    entries = [
+        entry for stage in stages.values() for kind in ("outs", "deps") for entry in stage.get(kind) or ()
+    ]
+    names = {str(entry["path"]) for entry in entries if isinstance(entry, dict) and "path" in entry}
+    for file in [*Path().glob("*.dvc"), *Path("data").glob("*.dvc")]:
+        outs = _load(file).get("outs") or ()
+        names.update((file.parent / out["path"]).as_posix() for out in outs if isinstance(out, dict))
+
+    def is_tracked(path: str) -> bool:
+        return path in names or any(parent.as_posix() in names for parent in Path(path).parents)
+
+    return is_tracked
 
 
 def git_state() -> GitState | None:

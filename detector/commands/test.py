@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from detector.commands.train import add_processes, processes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,21 +74,26 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="old name of --eval-options"
     )
-    parser.add_argument(
-        "--launcher",
-        choices=("none", "pytorch"),
-        default="none",
-        help="who started the processes",
-    )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS)
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Test, then do each thing that was asked for."""
     check_arguments(args)
+    args.launcher, job = processes(args)
+    if job is not None:
+        from detector.engine import launching
+
+        return launching.launch(job, args.arguments, device=args.device)
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Test in this process, together with those of the launcher."""
     from detector.config import load_config, parse_options
     from detector.engine import distributed
     from detector.engine.evaluate import evaluate_results, format_results, split_dataset, test, write_metrics
+    from detector.inference.acceleration import accelerate_for_test
 
     config = load_config(args.config, parse_options(args.cfg_options))
     given = "--eval-options" if args.eval_options else "--options"
@@ -94,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
     check_request(args, config, dataset, options)
     drawer = _drawer(args, dataset)
     distributed.export_local_rank(args.local_rank)
-    with distributed.session(args.launcher, (config.data.get("dist_params") or {}).get("backend")):
+    group = config.data.get("dist_params") or {}
+    with distributed.session(
+        args.launcher, group.get("backend"), device=_device(args), port=group.get("port")
+    ):
         results = test(
             config,
             args.checkpoint,
@@ -104,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             device=_device(args),
             tmpdir=args.tmpdir,
             on_result=drawer,
+            prepare=partial(accelerate_for_test, settings=config.data, fuse_conv_bn=args.fuse_conv_bn),
         )
         if distributed.rank() != 0:
             return 0
@@ -158,8 +170,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError("arguments: --options is the old name of --eval-options; give only one of them.")
     if args.out and not str(args.out).endswith((".pkl", ".pickle")):
         raise ConfigError(f"--out: found {args.out!r}; expected a file name that ends in .pkl or .pickle.")
-    if args.fuse_conv_bn:
-        raise ConfigError("--fuse-conv-bn: not available yet. Leave it out; the results are the same.")
 
 
 def check_request(
@@ -172,8 +182,9 @@ def check_request(
             them.
         DatasetError: there is no ground truth.
     """
+    from detector.engine.checks import check_keys
     from detector.engine.scoring import formats_of
-    from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, check_keys, evaluation_options
+    from detector.engine.settings import COCO_OPTIONS, OTHER_OPTIONS, evaluation_options
     from detector.errors import ConfigError
 
     check_keys("--eval-options", options, (*COCO_OPTIONS, *OTHER_OPTIONS))

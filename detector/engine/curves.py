@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from detector.engine.log_analysis import RunLog, Series, loss_terms, main_metrics, read_run
 from detector.evaluation.files import write_bytes
+from detector.lineage.carriers import stamped_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,8 @@ def write_curves(work_dir: Path, *, note: Callable[[str], None] | None = None) -
     """
     try:
         run = read_run(work_dir)
-        return write_bytes(Path(work_dir) / NAME, picture(draw_run(run)))
+        path = Path(work_dir) / NAME
+        return write_bytes(path, stamped_picture(path, picture(draw_run(run))))
     except Exception as error:
         if note is not None:
             note(f"{NAME} was not written: {type(error).__name__}: {error}")

@@ -39,6 +39,7 @@ from detector.engine.scoring import (
 )
 from detector.engine.settings import LOADER_KEYS
 from detector.errors import CheckpointError, ConfigError
+from detector.lineage.models import note_checkpoint, note_data
 from detector.progress import Progress
 from detector.structures.samples import Batch, Detections
 
@@ -181,6 +182,7 @@ def test(
     device: str | None = None,
     tmpdir: str | Path | None = None,
     on_result: Callable[[ImageId, Detections], None] | None = None,
+    prepare: Callable[[nn.Module, torch.device], nn.Module] | None = None,
 ) -> Results:
     """Run a checkpoint on a split of its config's data.
 
@@ -194,6 +196,7 @@ def test(
         device: 'cpu', 'cuda:0' ...; None for a GPU if there is one.
         tmpdir: folder shared by all processes.
         on_result: called with the id and the detections of each image of this process, as the test goes on.
+        prepare: turns the loaded model on its device into the one that runs.
 
     Returns:
         detections by image id, in the data set's order (process 0).
@@ -209,11 +212,14 @@ def test(
     }
     check_keys(f"data.{split}_dataloader", loader_settings, LOADER_KEYS)
     before_testing(config, data, out=out)
+    options = {"split": split, "score_threshold": score_threshold, "device": str(where)}
+    note_data(config.data["data"].get(split), **options, threads=torch.get_num_threads())
     model = load_model(config, checkpoint, class_names=data.class_names, score_threshold=score_threshold)
     model = place_model(model, where, config.data)
+    running = model if prepare is None else prepare(model, where)
     exchange = open_exchange(Path(tmpdir or ".dist_test"))
     results, _ = infer_dataset(
-        model,
+        running,
         data,
         where,
         loader_settings=loader_settings,
@@ -246,6 +252,7 @@ def load_model(
     model = build_model(model_cfg, training=False, test_cfg=top_level["test_cfg"])
     file = load_checkpoint(Path(checkpoint))
     check_classes(file.meta.get("CLASSES"), class_names, where=str(checkpoint))
+    note_checkpoint(config, checkpoint, file)
     load_state(model, file, strict=True)
     return model.eval()
 

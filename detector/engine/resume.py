@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from detector.checkpoint.digest import weights_sha256
 from detector.checkpoint.files import manifest_path
 from detector.config import Config
 from detector.engine import distributed
 from detector.engine.checkpoints import find_resume_point
 from detector.errors import CheckpointError
+from detector.lineage.models import checkpoint_stamp
+from detector.lineage.stamp import KEY
 
 if TYPE_CHECKING:
     from detector.engine.trainer import Trainer
@@ -31,8 +32,15 @@ def payload(run: Trainer) -> dict[str, Any]:
     state = host_state(run.model)
     if run.averaging is not None:
         run.averaging.write_into(state)
+    stamp = checkpoint_stamp(run.meta.get(KEY) or {}, state)
     return {
-        "meta": {**run.meta, "seed": run.seed, "epoch": epoch, "iter": run.iteration},
+        "meta": {
+            **run.meta,
+            **({KEY: stamp} if stamp else {}),
+            "seed": run.seed,
+            "epoch": epoch,
+            "iter": run.iteration,
+        },
         "state_dict": state,
         "optimizer": run.optimizer.state_dict(),
         "resume": {
@@ -99,11 +107,7 @@ def last_seed(work_dir: Path) -> int | None:
 
 def weights_digest(model: nn.Module) -> str:
     """sha256 over the names and bytes of the model's state: equal for equal weights, on any device."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return weights_sha256(model.state_dict())
 
 
 def _gradients(run: Trainer) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from detector.evaluation.files import write_json
 from detector.evaluation.report import Measured
 from detector.evaluation.results import from_mmdet, load_results, proposal_array, save_results, to_mmdet
 from detector.evaluation.submissions.formats import text_prefix, wanted_formats, write_files
+from detector.lineage.carriers import with_key
 from detector.structures.samples import Detections
 
 ImageId = int | str
@@ -290,4 +291,5 @@ def read_results(path: str | Path, dataset: TestData) -> Results:
 def write_metrics(work_dir: Path, config_name: str, metrics: Metrics) -> Path:
     """Write ``eval_<time>.json`` as the reference's test tool does."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    return write_json(work_dir / f"eval_{timestamp()}.json", {"config": config_name, "metric": metrics})
+    document = with_key({"config": config_name, "metric": metrics})
+    return write_json(work_dir / f"eval_{timestamp()}.json", document)

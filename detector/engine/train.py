@@ -42,6 +42,8 @@ from detector.engine.teachers import attach_teacher
 from detector.engine.trainer import Evaluate, Metrics, Trainer
 from detector.errors import ConfigError
 from detector.evaluation.files import write_bytes
+from detector.lineage.models import training_facts, training_stamp
+from detector.lineage.stamp import KEY
 from detector.progress import Progress
 
 
@@ -73,6 +75,7 @@ class RunOptions:
     resume_from: Path | None = None
     auto_resume: bool = False
     validate: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of the stamp; process 0 writes it
 
 
 def default_work_dir(config: Config) -> Path:
@@ -126,6 +129,7 @@ def train(
         resume_from=resume_source(config, work_dir, resume_from, auto_resume=wanted, note=notes.append),
         auto_resume=wanted,
         validate=validate,
+        facts=_facts(config, validate=validate, deterministic=deterministic, auto_scale_lr=auto_scale_lr),
     )
     check_sections(config.data)
     config = scale_rate(config, enabled=auto_scale_lr, note=notes.append)
@@ -179,7 +183,10 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
             on_error=plan.on_checkpoint_error,
             say=log.text,
         ),
-        meta=_meta(config, loader.dataset.class_names),
+        meta={
+            **_meta(config, loader.dataset.class_names),
+            KEY: _stamp(config, options, seed=seed, resumed=resumed),
+        },
         seed=seed,
         rank_offset=distributed.rank() if options.diff_seed else 0,
         device=options.device,
@@ -371,6 +378,22 @@ def _meta(config: Config, class_names: tuple[str, ...]) -> dict[str, Any]:
         "CLASSES": tuple(class_names),
         "world_size": distributed.world_size(),
     }
+
+
+def _facts(config: Config, **options: bool) -> dict[str, Any]:
+    """What the run's stamp says of its config, data and code, on the process that writes it."""
+    return training_facts(config, **options) if distributed.rank() == 0 else {}
+
+
+def _stamp(config: Config, options: RunOptions, *, seed: int, resumed: Checkpoint | None) -> dict[str, Any]:
+    """The run's stamp, for its checkpoints."""
+    machine = {
+        "device": str(options.device),
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+    }
+    seeds = {"seed": seed, "diff_seed": options.diff_seed}
+    return training_stamp(options.facts, config, seeds=seeds, machine=machine, resumed=resumed)
 
 
 def _required(config: Config, key: str) -> dict[str, Any]:

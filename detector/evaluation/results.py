@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from detector.errors import ConfigError, DatasetError
 from detector.evaluation.files import write_bytes
 from detector.evaluation.pickles import ResultPickler, ResultUnpickler, unwrap
+from detector.lineage.carriers import pickle_trailer
 from detector.structures import masks
 from detector.structures.samples import Detections, Rle
 
@@ -185,14 +186,15 @@ def check_suffix(path: str | Path) -> Path:
 def save_results(path: str | Path, results: Sequence[MmdetResult | NDArray[np.float32]]) -> Path:
     """Write the pickle that the reference's tools read: a list with one result per image in data-set order.
 
-    Arrays are stored by public names only, so that every NumPy version reads them.
+    Arrays are stored by public names only, so that every NumPy version reads them. The stamp stands behind
+    the pickle's end, where readers do not look.
 
     Raises:
         ConfigError: the suffix is not .pkl or .pickle.
     """
     buffer = io.BytesIO()
     ResultPickler(buffer, protocol=4).dump(list(results))
-    return write_bytes(check_suffix(path), buffer.getvalue())
+    return write_bytes(check_suffix(path), buffer.getvalue() + pickle_trailer())
 
 
 def load_results(path: str | Path) -> list[Any]:

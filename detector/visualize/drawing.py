@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import DatasetError
+from detector.lineage.carriers import stamped_picture
 from detector.structures import masks
 from detector.structures.samples import Detections
 from detector.visualize.colors import DARK, Color, bgr, brightness, lightened, palette_for
@@ -175,7 +176,7 @@ def side_by_side(
 
 
 def write_image(path: str | Path, image_bgr: Image) -> Path:
-    """Write an image in the format of the suffix; missing folders are made.
+    """Write an image in the format of the suffix, with the current stamp; missing folders are made.
 
     Raises:
         DatasetError: the suffix is unknown or the place is not writable.
@@ -186,7 +187,7 @@ def write_image(path: str | Path, image_bgr: Image) -> Path:
         if not ok:
             raise OSError("the encoder failed")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.tobytes())
+        path.write_bytes(stamped_picture(path, data.tobytes()))
     except (cv2.error, OSError) as error:
         raise DatasetError(
             f"{path}: cannot write the picture ({error}); expected a writable place, .png or .jpg"

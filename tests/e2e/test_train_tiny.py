@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detector.checkpoint.files import load_checkpoint, verify_checkpoint
@@ -159,6 +160,21 @@ def test_test_writes_results_that_eval_reads(
         line for line in printed.splitlines() if line.startswith(("bbox", "segm"))
     ]
     assert len(list((config.parent / "drawn").glob("*.jpg"))) == 3
+
+
+@pytest.mark.slow
+def test_folded_norms_and_half_precision_change_little(config: Path, trained: Path) -> None:
+    found = {}
+    command = ["test", str(config), str(trained / "latest.pth"), "--split", "val", "--device", "cpu", "--out"]
+    options = {"plain": [], "folded": ["--fuse-conv-bn"], "half": ["--cfg-options", "precision=bf16"]}
+    for name, more in options.items():
+        assert main([*command, str(config.parent / f"{name}.pkl"), *more]) == 0
+        with (config.parent / f"{name}.pkl").open("rb") as stream:
+            found[name] = pickle.load(stream)
+    best = {name: np.concatenate(results[0][0])[:, 4].max() for name, results in found.items()}
+    assert best["folded"] == pytest.approx(best["plain"], abs=1e-4)
+    assert best["half"] == pytest.approx(best["plain"], abs=0.05)
+    assert best["half"] != best["plain"]
 
 
 @pytest.mark.slow

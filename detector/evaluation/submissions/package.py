@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from detector.errors import DatasetError
 from detector.evaluation.submissions.findings import Findings
+from detector.lineage.carriers import zip_comment
 from detector.whole_files import replacing
 
 # Deterministic archives: every entry gets zip's first date.
@@ -140,7 +141,7 @@ def check_flat(package: Package, findings: Findings, *, folder: str = "") -> lis
 def write_zip(
     path: str | Path, entries: Iterable[tuple[str, Callable[[], bytes]]], *, max_bytes: int | None = None
 ) -> Path:
-    """Write a zip that appears whole; the same entries give the same bytes.
+    """Write a zip that appears whole; the same entries and stamp give the same bytes.
 
     Args:
         path: file to write.
@@ -153,6 +154,7 @@ def write_zip(
     path = Path(path)
     with replacing(path) as stream:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.comment = zip_comment()
             for name, read in entries:
                 entry = zipfile.ZipInfo(name, _FIRST_ZIP_DATE)
                 entry.external_attr = 0o644 << 16

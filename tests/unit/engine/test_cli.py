@@ -87,7 +87,6 @@ def test_no_command_is_code_2() -> None:
         (["--eval", "bbox", "--format-only"], "exclude"),
         (["--out", "results.json"], ".pkl"),
         (["--eval", "bbox", "--options", "a=1", "--eval-options", "b=1"], "only one"),
-        (["--eval", "bbox", "--fuse-conv-bn"], "fuse"),
     ],
 )
 def test_arguments_that_contradict_each_other(

@@ -13,6 +13,7 @@ from torch import nn
 from detector.config import Config, load_config
 from detector.engine import distributed, evaluate, seeding
 from detector.engine import train as run
+from detector.engine.resume import resume_source
 from detector.errors import ConfigError
 
 SAMPLE = Path(__file__).parents[3] / "configs" / "mask_rcnn" / "mask_rcnn_r18_fpn_sample.py"
@@ -117,7 +118,7 @@ def test_texts_in_place_of_numbers_are_named(tmp_path: Path, settings: dict[str,
 def test_a_readable_file_without_a_digest_is_resumed_with_a_note(tmp_path: Path) -> None:
     torch.save({"meta": {"iter": 4}, "state_dict": {"w": torch.ones(1)}}, tmp_path / "epoch_1.pth")
     notes: list[str] = []
-    found = run._resume_source(config(tmp_path), tmp_path, None, auto_resume=True, note=notes.append)
+    found = resume_source(config(tmp_path), tmp_path, None, auto_resume=True, note=notes.append)
     assert found == tmp_path / "epoch_1.pth"
     assert "no digest" in notes[0]
     assert not any("damaged" in line for line in notes)
