@@ -117,7 +117,7 @@ def test_data_set_that_a_full_config_overrules_is_said(
     request_: Request, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(prefect_tasks, "get_run_logger", lambda: logging.getLogger("here"))
-    monkeypatch.setattr(prefect_tasks, "run", lambda name, request: {"step": name})
+    monkeypatch.setattr(prefect_tasks, "run", lambda name, request, refresh: {"step": name})
     with caplog.at_level("INFO"):
         done = prefect_tasks.run_all(request_, ("train",))
     assert [item["step"] for item in done] == ["prepare", "convert", "train"]
