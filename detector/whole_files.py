@@ -1,8 +1,12 @@
-"""Whole files or none: written to a temporary sibling, synced, then renamed. Standard library only."""
+"""Whole files or none: written to a temporary sibling, synced, then renamed; and their digests.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import threading
@@ -11,6 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.\d+\.tmp")
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

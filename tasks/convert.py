@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detector.cores import cpu_count
 from detector.errors import DatasetError
 from detector.progress import Progress
 from tasks.digests import DigestCache, listing
 from tasks.request import DataRequest, check_recorded
-from tasks.steps import Job, Step, cpu_count
+from tasks.steps import Job, Step
 
 # Format -> parts below data/<name> whose content decides, and parts of which file names and sizes decide.
 LAYOUTS = {

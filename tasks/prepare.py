@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detector.cores import cpu_count
 from detector.errors import DatasetError
 from tasks import manifests
 from tasks.digests import sha256_file
 from tasks.request import DATA_ROOT, DataRequest
-from tasks.steps import Job, Step, cpu_count, recorded_outputs
+from tasks.steps import Job, Step, recorded_outputs
 
 
 def run(job: Job, request: DataRequest) -> dict[str, Any]:

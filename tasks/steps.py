@@ -12,7 +12,6 @@ import fcntl
 import functools
 import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -192,11 +191,6 @@ def recorded_outputs(key: str) -> Outputs:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return dict(found)
-
-
-def cpu_count() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

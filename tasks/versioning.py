@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from detector.lineage.surroundings import git
 
 DATA_FILE, LOCK_FILE = Path("data.dvc"), Path("dvc.lock")
 
@@ -57,18 +58,11 @@ def tracked() -> Callable[[str], bool]:
 
 def git_state() -> GitState | None:
     """The state of the git repository around the working directory, or None outside of one."""
-    commit = _git("rev-parse", "HEAD")
+    here = Path()
+    commit = git(here, "rev-parse", "HEAD")
     if not commit:
         return None
-    return GitState(commit=commit, dirty=bool(_git("status", "--porcelain", "--untracked-files=no")))
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return GitState(commit=commit, dirty=bool(git(here, "status", "--porcelain", "--untracked-files=no")))
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detector.checkpoint.files import Checkpoint, sha256_file
+from detector.checkpoint.files import Checkpoint
 from detector.checkpoint.formats import serialisation
+from detector.whole_files import sha256_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 

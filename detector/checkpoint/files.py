@@ -23,7 +23,7 @@ from torch import Tensor
 from detector.checkpoint.exchange import is_safetensors, read_safetensors
 from detector.checkpoint.formats import read_any
 from detector.errors import CheckpointError
-from detector.whole_files import replacing, sync_folder
+from detector.whole_files import replacing, sha256_file, sync_folder
 
 #: bytes around a tensor in the file: its zip record, its alignment to 64 bytes, its words in the pickle
 RECORD_OVERHEAD = 512
@@ -53,12 +53,6 @@ class Checkpoint:
     raw: dict[str, Any] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     path: Path | None = None
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def manifest_path(path: str | Path) -> Path:

@@ -9,7 +9,6 @@ where an earlier try stopped, and is held against the digits of its sha256 that 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import json
 import os
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from detector.errors import CheckpointError
 from detector.fetch import Patience, fetch
 from detector.naming import close_names
+from detector.whole_files import sha256_file
 
 WEB = ("https://", "http://")
 PATIENCE = Patience(attempts=4, wait_s=1.0, timeout_s=30.0)
@@ -200,8 +200,7 @@ def _fault(path: Path, checksum: str | None) -> str:
     if checksum is None:
         return ""
     expected = checksum.removeprefix("sha256:")
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_file(path)
     return (
         ""
         if found.startswith(expected)

@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from detector.cores import cpu_count
 from detector.engine import watchdog
 from detector.engine.interrupts import REQUEUE, exit_code
 from detector.errors import ConfigError, MachineError
@@ -215,8 +216,7 @@ def _threads(job: Job, *, on_cpu: bool) -> dict[str, str]:
     Raises:
         MachineError: fewer GPUs than processes.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // job.processes)))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cpu_count() // job.processes)))
     if on_cpu:
         sys.stderr.write(f"{job.processes} processes on the CPU (gloo), {threads} threads each\n")
     elif job.processes > torch.cuda.device_count():

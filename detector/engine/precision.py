@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from detector.engine.checks import check_keys, unknown_name
-from detector.errors import ConfigError, MachineError
-from detector.layers.half import DTYPES, halve
+from detector.errors import ConfigError
+from detector.layers.half import DTYPES, halve, require_bf16
 
 FIXED_SCALE = 512.0  # the reference's, where fp16 names none
 SCALE_KEYS = ("init_scale", "growth_factor", "backoff_factor", "growth_interval", "enabled")
@@ -78,11 +78,8 @@ def fitting(
     Raises:
         MachineError: bfloat16 on a GPU that has none.
     """
-    if plan.name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise MachineError(
-            f"precision 'bf16': {torch.cuda.get_device_name(device)} computes no bfloat16 itself; expected a "
-            "GPU that does (Ampere or newer). Use precision=fp16."
-        )
+    if plan.name == "bf16":
+        require_bf16(device)
     if plan.name == "fp16" and device.type == "cpu" and not asked:
         note(
             "fp16: a CPU computes float16 slower than float32, so this run is float32; precision=bf16 is the "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from detector.engine.checkpoints import ON_ERROR
 from detector.engine.checks import check_keys, positive, unknown_name, whole
 from detector.engine.hooks import HookPlan, read_hooks
 from detector.engine.precision import PrecisionPlan, read_precision
@@ -17,7 +18,6 @@ OPTIMIZER_HOOKS = (
     *("OptimizerHook", "Fp16OptimizerHook"),
     *("GradientCumulativeOptimizerHook", "GradientCumulativeFp16OptimizerHook"),
 )
-ON_ERROR = ("continue", "stop")
 EVALUATION_RUN_KEYS = (
     *("interval", "start", "by_epoch", "save_best", "rule", "dynamic_intervals"),
     *("tmpdir", "gpu_collect", "broadcast_bn_buffer"),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
@@ -17,6 +15,7 @@ from detector.build import build_model
 from detector.checkpoint.files import Checkpoint, load_checkpoint
 from detector.checkpoint.load import load_state
 from detector.config import Config
+from detector.cores import cpu_count
 from detector.data.datasets import build_dataset
 from detector.data.loader import TrainLoader, build_train_loader
 from detector.engine import distributed, seeding
@@ -267,8 +266,7 @@ def _progress(config: Config, max_iterations: int) -> Progress:
 def _advice(config: Config) -> Callable[[Mapping[str, float]], str | None]:
     """What names the setting to change when the steps wait for data."""
     workers = int(config.data["data"]["train_dataloader"]["workers_per_gpu"])
-    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else psutil.cpu_count() or 1
-    return DataWaitAdvice(workers, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))).line
+    return DataWaitAdvice(workers, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))).line
 
 
 def _log(options: RunOptions, *, show: Callable[[str], None]) -> TrainLog:

@@ -16,7 +16,7 @@ from torch import nn
 from detector.engine.precision import read_precision
 from detector.errors import ConfigError, MachineError
 from detector.layers.folding import fold_batch_norms
-from detector.layers.half import DTYPES, halve
+from detector.layers.half import DTYPES, computes_bf16, halve, require_bf16
 
 #: pixels that the sides of the input are rounded up to when the network is compiled per size
 BUCKET = 64
@@ -80,18 +80,15 @@ def accelerate_for_test(
 def precision_on(device: torch.device, settings: Mapping[str, Any]) -> str:
     """The precision that a config asks for where the device has it, else 'fp32', which is more exact."""
     name = read_precision(settings).name
-    if device.type == "cuda":
-        return "fp32" if name == "bf16" and not torch.cuda.is_bf16_supported(False) else name
-    return "fp32" if name == "fp16" else name
+    if name == "bf16":
+        return name if computes_bf16(device) else "fp32"
+    return "fp32" if device.type != "cuda" else name
 
 
 def _check_half(device: torch.device, precision: str) -> None:
     """Refuse a precision that the device has only by emulation, or not at all."""
-    if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(False):
-        raise MachineError(
-            f"precision 'bf16': {torch.cuda.get_device_name(device)} computes no bfloat16 itself; expected a "
-            "GPU that does (Ampere or newer). Use 'fp16'."
-        )
+    if precision == "bf16":
+        require_bf16(device)
     if device.type == "cpu" and precision == "fp16":
         raise MachineError(
             "precision 'fp16': on a CPU it is slower than float32 and no more precise than bfloat16 where it "

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from detector.errors import MachineError
 from detector.layers.deform_conv import DeformConv2d, ModulatedDeformConv2d
 from detector.layers.sac import SAConv2d
 
@@ -19,6 +20,24 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HALVED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 #: these stay in float32 with all they hold: torchvision's operation has no bfloat16
 WHOLE = (DeformConv2d, ModulatedDeformConv2d, SAConv2d)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device has bfloat16 itself, and not by emulation."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(False)
+
+
+def require_bf16(device: torch.device) -> None:
+    """Refuse bfloat16 where it is only emulated.
+
+    Raises:
+        MachineError: with the device's name.
+    """
+    if not computes_bf16(device):
+        raise MachineError(
+            f"precision 'bf16': {torch.cuda.get_device_name(device)} computes no bfloat16 itself; expected a "
+            "GPU that does (Ampere or newer). Use 'fp16'."
+        )
 
 
 def halve(model: nn.Module, device: torch.device, dtype: torch.dtype, *, weights: bool = False) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from detector.whole_files import sha256_file
 
 FILE_KEYS = ("ann_file", "proposal_file", "ins_ann_file")
 #: name in the stamp -> environment variable that the pipeline sets
@@ -43,9 +44,3 @@ def annotation_files(section: Any, root: str = "") -> Iterator[Path]:
                 yield Path(root, item)
     for key in ("dataset", "datasets"):
         yield from annotation_files(section.get(key), root)
-
-
-def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detector.checkpoint.digest import weights_sha256
 from detector.checkpoint.files import Checkpoint
-from detector.lineage.data import data_facts, sha256_file
+from detector.lineage.data import data_facts
 from detector.lineage.stamp import (
     KEY,
     ConfigLike,
@@ -25,6 +25,7 @@ from detector.lineage.stamp import (
     without_text,
 )
 from detector.lineage.surroundings import code_state, run_ids, versions
+from detector.whole_files import sha256_file
 
 IN_META = "meta.config"  # where the effective config of a checkpoint is
 #: parts that change the weights: a resumed run lists those of an earlier part of it that were others

@@ -16,11 +16,10 @@ from detector.checkpoint.files import Checkpoint, load_checkpoint
 from detector.config import config_from_text
 from detector.config.text import format_config
 from detector.lineage.carriers import split_pickle
-from detector.lineage.data import sha256_file
 from detector.lineage.reading import CHECKPOINTS, read_stamp
 from detector.lineage.stamp import MASK, LineageError, Stamp
 from detector.lineage.surroundings import code_state, repository, versions
-from detector.whole_files import replacing
+from detector.whole_files import replacing, sha256_file
 
 RESULTS = (".pkl", ".pickle")
 CODE, WORK, RESULT = "code", "work", "results.pkl"  # below the folder

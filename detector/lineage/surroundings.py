@@ -42,25 +42,25 @@ def code_state(config_folder: Path | None = None) -> dict[str, Any] | None:
 
 def repository() -> Path | None:
     """Top folder of the repository that holds this package; None for an installed one."""
-    if _git(PACKAGE, "ls-files", "--error-unmatch", str(PACKAGE / "__init__.py")) is None:
+    if git(PACKAGE, "ls-files", "--error-unmatch", str(PACKAGE / "__init__.py")) is None:
         return None
-    top = _git(PACKAGE, "rev-parse", "--show-toplevel")
+    top = git(PACKAGE, "rev-parse", "--show-toplevel")
     return Path(top) if top else None
 
 
 def _state(folder: Path, member: Path | None) -> dict[str, Any] | None:
     """Commit and whether the tree differs; None where git does not know ``member``."""
-    if member is not None and _git(folder, "ls-files", "--error-unmatch", str(member)) is None:
+    if member is not None and git(folder, "ls-files", "--error-unmatch", str(member)) is None:
         return None  # such as a package in a virtual environment inside another repository
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    new = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", str(folder))
+    changed = git(folder, "status", "--porcelain", "--untracked-files=no")
+    new = git(folder, "status", "--porcelain", "--untracked-files=all", "--", str(folder))
     return {"commit": commit, "dirty": bool(changed or new)}
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None when there is no git, no repository, or it fails."""
     command = ["git", "-C", str(folder), *arguments]
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # a look must not take the index's lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -25,6 +26,17 @@ OFFSETS = 10
 SPACE_CHECKS = ("checkpoint.files", "engine.checkpoints")
 #: until a training of seconds must have ended
 LIMIT_S = 300.0
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size`` bytes: as on a full disk, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def payload(number: int, mib: float, tensors: int = 24) -> dict[str, Any]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +22,12 @@ from detector.checkpoint.files import (
     save_checkpoint,
     verify_checkpoint,
 )
+from tests.endurance.full_disk import largest_file
 
 
 def payload(number: int, values: int = 20_000) -> dict[str, Any]:
     state = {f"w{i}": torch.full((values,), float(number)) for i in range(5)}
     return {"meta": {"iter": number}, "state_dict": state, "optimizer": {"state": {0: {"step": number}}}}
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes: as on a full disk, in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.002, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999])
