@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from pathlib import Path
@@ -84,12 +85,17 @@ def private_memory(path: Path) -> tuple[int, int]:
     size = dataset.index.segmentations.coordinates.nbytes
     sampler = GroupBatchSampler(groups=dataset.aspect_groups(), samples_per_gpu=50, seed=0)
     loader = TrainLoader(dataset=dataset, sampler=sampler, workers=2, training=True)
-    passes = [sum(len(batch.metas) for batch in loader) for _ in range(2)]
-    assert passes == [len(dataset)] * 2
-    workers = psutil.Process().children()
-    assert len(workers) == 2
-    found = sum(worker.memory_full_info().uss for worker in workers)
-    loader.close()
+    gc.collect()
+    gc.freeze()  # else the workers' collector touches, and so copies, whatever the tests before left behind
+    try:
+        passes = [sum(len(batch.metas) for batch in loader) for _ in range(2)]
+        assert passes == [len(dataset)] * 2
+        workers = psutil.Process().children()
+        assert len(workers) == 2
+        found = sum(worker.memory_full_info().uss for worker in workers)
+    finally:
+        loader.close()
+        gc.unfreeze()
     return size, found
 
 
@@ -104,7 +110,7 @@ def test_the_index_is_not_copied_by_workers(polygons: Path, tmp_path: Path) -> N
     _, without = private_memory(tmp_path / "few.json")
     size, found = private_memory(polygons)
     assert size == 8 * 60 * OBJECTS
-    assert found - without < 0.75 * size, f"{found - without} bytes are copies, of {size} bytes of polygons"
+    assert found - without < 0.5 * size, f"{found - without} bytes are copies, of {size} bytes of polygons"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

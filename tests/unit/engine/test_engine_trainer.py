@@ -344,6 +344,12 @@ def test_the_best_checkpoint_follows_the_metric(tmp_path: Path) -> None:
     ]
 
 
+def test_evaluations_come_closer_together_near_the_end(tmp_path: Path) -> None:
+    plan = EvaluationPlan(interval=4, dynamic_intervals=((4, 1),))
+    make(tmp_path, total=5, scores=[0.1, 0.2], evaluation=plan).run()
+    assert [line["epoch"] for line in lines(tmp_path, "val")] == [4, 5]
+
+
 def test_an_evaluation_that_was_cut_off_is_repeated(tmp_path: Path) -> None:
     def die(should_stop: Callable[[], bool]) -> tuple[dict[str, float | str], int]:
         raise KeyError("killed")
