@@ -6,34 +6,28 @@ Shapes: B images, H x W the largest padded size of the batch.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
-import signal
+import multiprocessing
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain, groupby
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.data.collate import Packed, pack_training, pack_views
 from detector.data.datasets.source import Fetched, SampleKey, SampleSource, View
 from detector.data.samplers import GroupBatchSampler, OrderedBatchSampler
+from detector.data.workers import PATIENCE, STARTS, Arrivals, kill, signals_held, start_worker
 from detector.errors import DetectorError
 from detector.structures.samples import Batch
 
 log = logging.getLogger(__name__)
-
-PR_SET_PDEATHSIG = 1
-# what a terminal, a scheduler or a lost connection sends to the whole group; the main process answers
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class _Fetch(Dataset[Fetched | DetectorError]):
@@ -72,35 +66,6 @@ def _sizes(views: Sequence[View]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(view[0].shape) for view in views)
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold back the signals of the group from this thread, and from the workers started meanwhile.
-
-    A worker inherits the mask and takes it off once it ignores them: none dies of a signal while it starts.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(worker_id: int, *, die_with_parent: bool) -> None:
-    """Set up a worker process.
-
-    Signals that a terminal or a scheduler sends to the whole process group are the main process's to answer:
-    it saves a
-    checkpoint with the help of its workers and then ends them. Should it die, the kernel kills the workers.
-    """
-    for number in GROUP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    if die_with_parent and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class _Loader:
     """A DataLoader whose workers live from the first batch to ``close``.
 
@@ -125,16 +90,19 @@ class _Loader:
         self._sampler = sampler
         self._named: set[str] = set()
         self._at_exit: Callable[[], None] | None = None
+        self._arrivals: Arrivals | None = None
         batches: Sampler[Any] = sampler  # type: ignore[assignment]
         # a death signal follows the thread that started the worker, so it is asked for only from the main one
         main_thread = threading.current_thread() is threading.main_thread()
         options: dict[str, Any] = {}
         if workers > 0:
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            self._arrivals = Arrivals(context, workers)
             options = {
                 "persistent_workers": True,
                 "prefetch_factor": 2,
-                "worker_init_fn": partial(_start_worker, die_with_parent=main_thread),
-                "multiprocessing_context": "fork" if sys.platform == "linux" else "spawn",
+                "worker_init_fn": partial(start_worker, arrivals=self._arrivals, die_with_parent=main_thread),
+                "multiprocessing_context": context,
             }
         self._loader: DataLoader[Any] = DataLoader(
             _Fetch(dataset),
@@ -151,11 +119,29 @@ class _Loader:
         """Batches of a whole pass on this rank."""
         return len(self._sampler)
 
+    def _started(self) -> Iterator[list[Packed]]:
+        """The batches of a pass, once every worker is there; those of a start that hangs are replaced.
+
+        Raises:
+            DetectorError: no start brought all workers.
+        """
+        for _ in range(STARTS):
+            with signals_held():
+                batches = iter(self._loader)
+            workers = getattr(batches, "_workers", [])
+            self._end_at_exit(workers)
+            late = self._arrivals.missing(workers) if self._arrivals is not None else []
+            if not late:
+                return batches
+            log.warning("%s did not start and are replaced", ", ".join(f"loader worker {i}" for i in late))
+            self.close()
+        raise DetectorError(
+            f"the loader's workers did not start within {PATIENCE:.0f} s, {STARTS} times; expected them in a "
+            "second. Look at the load and the free memory of the machine, or set data.workers_per_gpu=0."
+        )
+
     def _packed(self) -> Iterator[Packed]:
-        with _signals_held():
-            batches = iter(self._loader)
-        self._end_at_exit(getattr(batches, "_workers", []))
-        for packed in chain.from_iterable(batches):
+        for packed in chain.from_iterable(self._started()):
             if packed.error is not None:
                 raise packed.error
             for name in packed.skipped:
@@ -172,7 +158,7 @@ class _Loader:
         because a worker whose neighbour died with a lock in its hand outlives the loader.
         """
         if workers and self._at_exit is None:
-            self._at_exit = partial(_kill, list(workers))
+            self._at_exit = partial(kill, list(workers))
             atexit.register(self._at_exit)
 
     def close(self) -> None:
@@ -186,12 +172,8 @@ class _Loader:
             atexit.unregister(self._at_exit)
             self._at_exit = None
         self._loader._iterator = None
-
-
-def _kill(workers: Sequence[BaseProcess]) -> None:
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
+        if self._arrivals is not None:
+            self._arrivals.clear()
 
 
 class TrainLoader(_Loader):

@@ -25,7 +25,7 @@ from detector.engine.gathering import Exchange, open_exchange
 from detector.engine.interrupts import Interrupted
 from detector.engine.joined_split import TestData, as_test_data
 from detector.engine.placement import place_model
-from detector.engine.predicting import predict_images
+from detector.engine.predicting import finite, predict_images
 from detector.engine.preflight import before_testing
 from detector.engine.scoring import (
     ImageId,
@@ -91,6 +91,8 @@ def run_inference(
 ) -> Results:
     """Detections of every image the loader gives to this process.
 
+    What a model finds with infinite numbers no metric can place: it is left out, and one warning counts it.
+
     Args:
         model: detector in eval mode on ``device``.
         loader: yields one Batch per view.
@@ -104,17 +106,26 @@ def run_inference(
         ConfigError: several views per image (test-time augmentation), and a model that cannot merge them.
     """
     results: Results = {}
+    lost: dict[ImageId, int] = {}
     for views in loader:
         if should_stop is not None and should_stop():
             raise Interrupted(15)
         metas = views[0].metas
         detections = predict_images(model, [view.to(device) for view in views])
         for meta, found in zip(metas, detections, strict=True):
-            results[meta.image_id] = found.cpu()
+            results[meta.image_id], count = finite(found.cpu())
+            if count:
+                lost[meta.image_id] = count
             if on_result is not None:
                 on_result(meta.image_id, results[meta.image_id])
         if progress is not None:
             progress.advance(len(metas))
+    if lost:
+        logger.warning(
+            "%d detections of %d images have NaN or infinite numbers and are left out (first: image %s). "
+            "Usual for a model hardly trained; otherwise look at its weights, or test in float32.",
+            sum(lost.values()), len(lost), next(iter(lost)),
+        )  # fmt: skip
     return results
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from detector.structures.samples import Batch, Detections
@@ -35,3 +36,26 @@ def image_of(batch: Batch, row: int) -> Batch:
     return replace(
         batch, images=batch.images[row : row + 1], metas=batch.metas[row : row + 1], proposals=proposals
     )
+
+
+def finite(found: Detections) -> tuple[Detections, int]:
+    """Detections without those that have a NaN or an infinity, and how many these were.
+
+    An untrained YOLOX gives such boxes: ``exp`` of what its head says about a size overflows while its
+    running statistics are still far from the data's.
+    """
+    good = torch.isfinite(found.boxes).all(1) & torch.isfinite(found.scores)
+    if found.mask_scores is not None:
+        good &= torch.isfinite(found.mask_scores)
+    if bool(good.all()):
+        return found, 0
+    rows = good.nonzero()[:, 0]
+    kept = replace(
+        found,
+        boxes=found.boxes[rows],
+        scores=found.scores[rows],
+        labels=found.labels[rows],
+        masks=None if found.masks is None else [found.masks[i] for i in rows.tolist()],
+        mask_scores=None if found.mask_scores is None else found.mask_scores[rows],
+    )
+    return kept, len(found) - len(kept)

@@ -172,13 +172,13 @@ def test_workers_outlive_signals_to_the_group_and_end_on_close(ten: Any) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_outlive_signals_while_they_start(ten: Any, number: int, monkeypatch: Any) -> None:
-    start = loaders._start_worker
+    start = loaders.start_worker
 
     def signalled_start(*arguments: Any, **options: Any) -> None:
         os.kill(os.getpid(), number)
         start(*arguments, **options)
 
-    monkeypatch.setattr(loaders, "_start_worker", signalled_start)
+    monkeypatch.setattr(loaders, "start_worker", signalled_start)
     loader = train_loader(ten, 2)
     assert len(list(loader)) == len(loader)
     loader.close()
