@@ -13,6 +13,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from detector.errors import DetectorError
 
@@ -118,6 +120,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+
+
+def leave(code: int | str | None) -> NoReturn:
+    """End the process with this code; at once when a signal asked for the end.
+
+    Everything is saved and closed by then, but torch and others take seconds to take themselves down, and who
+    sent the signal may wait for only so long before the next one.
+    """
+    from detector.engine.interrupts import REQUEUE
+
+    if code == REQUEUE or (isinstance(code, int) and code > 128):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _failed(command: str, message: str, error: Exception, *, verbose: bool) -> int:

@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -26,7 +27,8 @@ HOME = Path(".prefect")  # as in pyproject.toml, [tool.prefect] home
 STATE, LOCK = HOME / "serve.json", HOME / "serve.lock"
 SERVE_LOG, SERVER_LOG = HOME / "serve.log", HOME / "server.log"
 HOST, PORT = "127.0.0.1", 4200
-DEPLOYMENTS = ("prepare-data", "train", "evaluate", "train-eval", "test-dev")
+SERVER_LOGIN, CLIENT_LOGIN = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"  # 'name:password'
+DEPLOYMENTS = ("prepare-data", "train", "evaluate", "train-eval", "test-dev", "sweep", "zoo-eval")
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,29 @@ def answers(url: str) -> bool:
     return False
 
 
+def headers() -> dict[str, str]:
+    """What every question to the API carries: the login from PREFECT_API_AUTH_STRING or PREFECT_API_KEY."""
+    login, key = os.environ.get(CLIENT_LOGIN), os.environ.get("PREFECT_API_KEY")
+    if login:
+        return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def shown(url: str) -> str:
+    """An address as it may be shown: without a password, a token or anything else that may be a secret."""
+    parts = urlsplit(url)
+    name = parts.hostname or ""
+    host = f"[{name}]" if ":" in name else name
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else url
+
+
 def get(url: str, timeout: float = 2.0) -> Any:
     """The JSON at ``url``, or None when there is no such answer."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers()), timeout=timeout
+        ) as answer:
             return json.load(answer)
     except (OSError, ValueError):
         return None
@@ -121,7 +142,8 @@ def get(url: str, timeout: float = 2.0) -> Any:
 
 def post(url: str, body: Mapping[str, Any], timeout: float = 10.0) -> tuple[int, Any]:
     """The status and JSON answer of a POST."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    content = {"Content-Type": "application/json", **headers()}
+    request = urllib.request.Request(url, json.dumps(body).encode(), content)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, json.load(answer)
@@ -135,8 +157,9 @@ def healthy(url: str) -> bool:
 
 
 def serves(url: str, names: Sequence[str] = DEPLOYMENTS) -> bool:
-    """Whether every one of the deployments is registered and being polled."""
-    found = (get(f"{url}/deployments/name/{name}/{name}") for name in names)
+    """Whether all of the deployments are registered and being polled; ``train`` means ``train/train``."""
+    full = (name if "/" in name else f"{name}/{name}" for name in names)
+    found = (get(f"{url}/deployments/name/{name}") for name in full)
     return all(answer and not answer.get("paused") and answer.get("status") == "READY" for answer in found)
 
 

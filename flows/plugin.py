@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from prefect.plugins import HookContext, SetupResult, register_hook
 
 from flows import place
+from flows.place import CLIENT_LOGIN, SERVER_LOGIN
 
 COMMANDS = (
     "prefect",
@@ -69,21 +71,29 @@ def setup_environment(*, ctx: HookContext) -> SetupResult | None:
         if asked is not None and wanted:
             hint(given.rstrip("/"), asked[1])
         return None
-    found = wait_until_ready() if wanted else place.live()
+    served = asked is not None and asked[1].split("/")[0] == asked[1].split("/")[1]  # not by a worker
+    found = wait_until_ready() if wanted and served else place.live()
+    login = {} if os.environ.get(CLIENT_LOGIN) else {CLIENT_LOGIN: os.environ.get(SERVER_LOGIN, "")}
+    env = {name: value for name, value in login.items() if value}  # a temporary server asks for it too
     if found is None:
-        return None
-    return SetupResult(env={"PREFECT_API_URL": found.url}, note=f"using the server at {found.url}")
+        return SetupResult(env=env) if env else None
+    return SetupResult(env={"PREFECT_API_URL": found.url, **env}, note=f"using the server at {found.url}")
 
 
 def hint(url: str, name: str) -> None:
     """Say what is missing when the user's own server has nobody who would run the deployment."""
-    with_login = any(os.environ.get(f"PREFECT_API_{what}") for what in ("KEY", "AUTH_STRING"))
-    if not with_login and not place.serves(url, [name.split("/")[0]]):
-        print(
-            f"PREFECT_API_URL is {url}, and nothing serves {name} there: type `python -m flows.serve` in "
-            "another shell with the same PREFECT_API_URL, or unset it to use this folder's own server",
-            file=sys.stderr,
-        )
+    with suppress(OSError):
+        if place.post(f"{url}/deployments/count", {})[0] in (401, 403):
+            return  # the login is in a profile of Prefect's: who serves is not ours to see
+    if place.serves(url, [name]):
+        return
+    flow, kind = name.split("/")
+    start = "python -m flows.serve" if flow == kind else "prefect worker start --pool NAME"
+    print(
+        f"PREFECT_API_URL is {place.shown(url)}, and nothing serves {name} there: type `{start}` in "
+        "another shell with the same PREFECT_API_URL, or unset it to use this folder's own server",
+        file=sys.stderr,
+    )
 
 
 def start_in_background() -> subprocess.Popen[bytes]:

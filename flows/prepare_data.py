@@ -13,24 +13,24 @@ from typing import Any
 from prefect import flow
 
 from flows import arguments
-from flows.arguments import StepName
-from tasks import prefect_tasks
+from flows.parameters import NO_STEPS, DataName, Refresh, Store, TaskRunner
+from tasks import prefect_cluster, prefect_tasks
 from tasks.request import DataRequest
 
 
 @flow(name="prepare-data", flow_run_name="{dataset}", persist_result=False)
 def prepare_data(
-    dataset: str = "sample", store: str | None = None, refresh: list[StepName] | None = None
+    dataset: DataName = "sample",
+    store: Store = None,
+    task_runner: TaskRunner = None,
+    refresh: Refresh = NO_STEPS,
 ) -> list[dict[str, Any]]:
-    """Bring a data set into the project: download or generate, link, convert.
-
-    Args:
-        dataset: Name of the data set, e.g. sample or cityscapes.
-        store: Folder for downloads; empty means DETECTOR_DATASETS, otherwise .datasets in this folder.
-        refresh: Steps that run although they are done.
-    """
+    """Bring a data set into the project: download or generate, link, convert."""
     request = DataRequest(dataset=dataset, store=store)
-    return [prefect_tasks.run(step, request, refresh) for step in ("prepare", "convert")]
+    prepared = prefect_tasks.run("prepare", request, refresh)
+    if prefect_cluster.wanted(task_runner):
+        return [prepared, prefect_cluster.convert(request, refresh)]
+    return [prepared, prefect_tasks.run("convert", request, refresh)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,32 +13,22 @@ from typing import Any
 from prefect import flow
 
 from flows import arguments
-from flows.arguments import StepName
+from flows.parameters import NO_STEPS, Config, Dataset, Device, Refresh, ScoreThreshold, Seed, Store
 from tasks import prefect_tasks
 from tasks.request import Request
 
 
 @flow(name="test-dev", flow_run_name=prefect_tasks.run_name, persist_result=False)
 def format_test_dev(
-    config: str = "mask_rcnn",
-    dataset: str = "sample",
-    seed: int = 0,
-    score_threshold: float | None = None,
-    device: str | None = None,
-    store: str | None = None,
-    refresh: list[StepName] | None = None,
+    config: Config = "mask_rcnn",
+    dataset: Dataset = "sample",
+    seed: Seed = 0,
+    score_threshold: ScoreThreshold = None,
+    device: Device = None,
+    store: Store = None,
+    refresh: Refresh = NO_STEPS,
 ) -> list[dict[str, Any]]:
-    """Write submission files for the test split of a trained detector's data set.
-
-    Args:
-        config: A family name such as mask_rcnn, a full config name, or the path of a config file.
-        dataset: The data for a family name; a full config brings its own.
-        seed: The seed it was trained with.
-        score_threshold: Detections below it are not submitted; empty means as in the config.
-        device: cpu, cuda or cuda:N; empty takes the first GPU, otherwise the CPU.
-        store: Folder for downloads; empty means DETECTOR_DATASETS, otherwise .datasets in this folder.
-        refresh: Steps that run although they are done.
-    """
+    """Write submission files for the test split of a trained detector's data set."""
     request = Request(config, dataset, seed, score_threshold=score_threshold, device=device, store=store)
     done = prefect_tasks.run_all(request, ("format",), refresh)
     prefect_tasks.publish("test-dev", request, done)

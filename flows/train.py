@@ -13,34 +13,23 @@ from typing import Any
 from prefect import flow
 
 from flows import arguments
-from flows.arguments import StepName
+from flows.parameters import NO_STEPS, Config, Dataset, Device, Epochs, Processes, Refresh, Seed, Store
 from tasks import prefect_tasks
 from tasks.request import Request
 
 
 @flow(name="train", flow_run_name=prefect_tasks.run_name, persist_result=False)
 def train(
-    config: str = "mask_rcnn",
-    dataset: str = "sample",
-    seed: int = 0,
-    epochs: int | None = None,
-    device: str | None = None,
-    processes: int = 1,
-    store: str | None = None,
-    refresh: list[StepName] | None = None,
+    config: Config = "mask_rcnn",
+    dataset: Dataset = "sample",
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    device: Device = None,
+    processes: Processes = 1,
+    store: Store = None,
+    refresh: Refresh = NO_STEPS,
 ) -> list[dict[str, Any]]:
-    """Train a detector; everything already done is taken from the cache.
-
-    Args:
-        config: A family name such as mask_rcnn, a full config name, or the path of a config file.
-        dataset: The data for a family name; a full config brings its own.
-        seed: Seed of everything random in the training.
-        epochs: Replaces the length of the config's schedule.
-        device: cpu, cuda or cuda:N; empty takes the first GPU, otherwise the CPU.
-        processes: Training processes, one per GPU.
-        store: Folder for downloads; empty means DETECTOR_DATASETS, otherwise .datasets in this folder.
-        refresh: Steps that run although they are done.
-    """
+    """Train a detector; everything already done is taken from the cache."""
     request = Request(config, dataset, seed, epochs, device=device, processes=processes, store=store)
     done = prefect_tasks.run_all(request, ("train",), refresh)
     prefect_tasks.publish("train", request, done)

@@ -1,7 +1,8 @@
 """`python -m tasks <step>`: run one step, as the stages of dvc.yaml do. params.yaml gives the defaults.
 
 `python -m tasks data verify|record` compares data with its manifest, `python -m tasks cache list|why|prune`
-shows and clears what the steps have made; both have a --help of their own.
+shows and clears what the steps have made, `python -m tasks tracking sync` tells MLflow what it was not told;
+each has a --help of its own.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
+from detector.cli import leave
 from detector.errors import ConfigError, DetectorError
-from tasks import cache_command, data_command
+from tasks import cache_command, data_command, tracking_command
 from tasks.launch import ProcessError
 from tasks.registry import DATA_STEPS, STEPS, request_for
 from tasks.request import Request
 
 PARAMS_FILE = Path("params.yaml")
-UNTRACKED = {"processes", "device", "store"}  # no stage of dvc.yaml has them among its params
+UNTRACKED = {"processes", "device", "store", "overrides"}  # no stage of dvc.yaml has them among its params
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,10 +36,11 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tasks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("step", choices=list(STEPS))
-    made.add_argument("--config", help="family name, full config name or path")
+    made.add_argument("--config", help="family name, full config name or path; for zoo_eval a published name")
     made.add_argument("--dataset", help="data set for a family name, and for prepare and convert")
     made.add_argument("--seed", type=int)
     made.add_argument("--epochs", type=int, help="replaces the length of the config's schedule")
+    made.add_argument("--overrides", nargs="+", metavar="KEY=VALUE", help="values over the config's")
     made.add_argument(
         "--score-threshold", type=_threshold, default=argparse.SUPPRESS,
         help="detections below are not evaluated or submitted; none: as in the config",
@@ -153,6 +156,8 @@ def _run(words: Sequence[str]) -> int:
         return data_command.main(words[1:], _say)
     if words[:1] == ["cache"]:
         return cache_command.main(words[1:], _asked, _say)
+    if words[:1] == ["tracking"]:
+        return tracking_command.main(words[1:], _say)
     arguments = parser().parse_args(words)
     request = request_from(arguments)
     step, asked = STEPS[arguments.step], request_for(arguments.step, request)
@@ -175,5 +180,14 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
+def _leave() -> NoReturn:
+    """Run, and end at once when a signal asked for that (see ``detector.cli.leave``)."""
+    try:
+        code: str | int | None = main()
+    except SystemExit as ended:
+        code = ended.code
+    leave(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave()

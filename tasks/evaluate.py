@@ -6,12 +6,11 @@ import csv
 import io
 import math
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.errors import DatasetError
+from detector.config.resolve import config_dirs
 from detector.lineage.carriers import with_key
 from tasks import report, tracked_run, tracking, train
 from tasks.digests import digest
@@ -23,14 +22,14 @@ from tasks.testing import NOT_TESTING, kept, trained
 if TYPE_CHECKING:
     from detector.config import Config
     from detector.engine.joined_split import TestData
-    from detector.evaluation.report import PrCurve
+    from detector.evaluation.report import Measured, PrCurve
     from detector.structures.samples import Detections
 
     Found = Mapping[int | str, Detections]
 
 SAMPLES = 8  # pictures per evaluation
 UNREAD = (*NOT_TESTING, "data.test", "data.test_dataloader")  # keys of a config that do not matter here
-DRAWN_FROM = 0.3  # score from which a detection is drawn
+PR_PICTURE, CONFUSIONS, CONFUSION_PICTURE = "pr.png", "confusion.csv", "confusion.png"
 
 
 def run(job: Job, request: Request) -> dict[str, Any]:
@@ -41,6 +40,7 @@ def run(job: Job, request: Request) -> dict[str, Any]:
 
 def _run(job: Job, request: Request) -> dict[str, Any]:
     from detector.engine.evaluate import split_dataset, test
+    from detector.engine.sample_pictures import draw_samples
 
     folder = request.run_dir / "eval"
     config = request.loaded
@@ -52,22 +52,64 @@ def _run(job: Job, request: Request) -> dict[str, Any]:
         score_threshold=request.score_threshold, device=request.device,
     )  # fmt: skip
     results = kept(found, request.score_threshold)
-    metrics = measure(config, dataset, results, folder)
+    measured = examine(config, dataset, results, folder)
+    metrics = numbers(measured.metrics)
     write_json(folder / "metrics.json", with_key(metrics))
-    pictures = draw(dataset, results, folder / "samples")
-    _track(request, metrics, pictures, job)
+    pictures = draw_samples(dataset, results, folder / "samples", SAMPLES)
+    _track(request, metrics, measured, pictures, job)
     for name in report.headline(metrics):
         job.log(f"evaluate: {name} {metrics[name]:.4f}")
     return {"metrics": metrics}
 
 
 def measure(config: Config, dataset: TestData, results: Found, folder: Path) -> dict[str, float]:
-    """Every metric that the data set's kind and the results have; writes ``pr.csv``."""
+    """The numbers of ``examine``."""
+    return numbers(examine(config, dataset, results, folder).metrics)
+
+
+def examine(config: Config, dataset: TestData, results: Found, folder: Path) -> Measured:
+    """Every metric that the data set's kind and the results have; writes the curves and the confusions."""
     from detector.engine.scoring import measure_fitting
+    from detector.visualize import charts
 
     found = measure_fitting(config, dataset, results)
     write_text(folder / "pr.csv", pr_table(found.curves))
-    return numbers(found.metrics)
+    of_classes = {
+        kind: {name: one.curve for name, one in classes.items() if one.curve is not None}
+        for kind, classes in found.classes.items()
+    }
+    charts.precision_recall(found.curves, of_classes, folder / PR_PICTURE, title=config.name)
+    confuse(dataset, results if found.classes else {}, folder)
+    return found
+
+
+def confuse(dataset: TestData, results: Found, folder: Path) -> None:
+    """Which classes are taken for which, as a table and a picture; zeros where no classes were measured."""
+    from detector.evaluation.confusion import IOU_THR, SCORE_THR, confusion_csv, confusion_matrix
+    from detector.visualize import charts
+
+    names = dataset.class_names
+    images = (_boxes(dataset, index, results) for index in range(len(dataset) if results else 0))
+    counts = confusion_matrix(images, len(names))
+    write_text(folder / CONFUSIONS, confusion_csv(counts, names))
+    title = f"detections of score {SCORE_THR} and above, IoU {IOU_THR}"
+    charts.confusion(counts, names, folder / CONFUSION_PICTURE, title=title)
+
+
+def _boxes(dataset: TestData, index: int, results: Found) -> tuple[Any, ...]:
+    truth, found = dataset.annotations(index), results[dataset.image_info(index)["id"]]
+    return truth.boxes, truth.labels, found.boxes.numpy(), found.labels.numpy(), found.scores.numpy()
+
+
+def class_table(measured: Measured) -> dict[str, list[Any]]:
+    """Average precision of every class as the columns of a table; None where it was not measured."""
+    names = list(dict.fromkeys(name for classes in measured.classes.values() for name in classes))
+    table: dict[str, list[Any]] = {"class": names}
+    for kind, classes in measured.classes.items():
+        table[f"{kind} AP"] = [round(classes[name].ap, 4) if name in classes else None for name in names]
+        halves = [classes[name].ap_50 if name in classes else None for name in names]
+        table[f"{kind} AP50"] = [None if value is None else round(value, 4) for value in halves]
+    return table if names else {}
 
 
 def truth_of(images: Path) -> Path | None:
@@ -101,75 +143,55 @@ def pr_table(curves: Mapping[str, PrCurve]) -> str:
     return out.getvalue()
 
 
-def draw(dataset: TestData, results: Found, folder: Path) -> list[Path]:
-    """Pictures of ground truth and predictions for images spread evenly over the split."""
-    import cv2
-
-    from detector.visualize import side_by_side
-
-    shutil.rmtree(folder, ignore_errors=True)
-    written: list[Path] = []
-    for index in spread(len(dataset), SAMPLES):
-        info = dataset.image_info(index)
-        source = Path(dataset.img_prefix) / info["file_name"]
-        image = cv2.imread(str(source))
-        if image is None:
-            raise DatasetError(
-                f"{source}: not readable as an image; expected one to draw on. Restore the file."
-            )
-        path = folder / f"{source.stem}.png"
-        if path in written:  # of another data set
-            path = folder / f"{source.stem}_{index}.png"
-        found, truth = results[info["id"]], ground_truth(dataset, index)
-        side_by_side(
-            image,
-            truth,
-            found,
-            dataset.class_names,
-            palette=dataset.palette,
-            score_thr=DRAWN_FROM,
-            out_file=path,
-        )
-        written.append(path)
-    return written
+def _track(
+    request: Request, metrics: Mapping[str, float], measured: Measured, pictures: list[Path], job: Job
+) -> None:
+    """Add the result to the MLflow run of the training that made the checkpoint, and register the model."""
+    folder = request.run_dir / "eval"
+    charts = [folder / name for name in (PR_PICTURE, CONFUSION_PICTURE, CONFUSIONS, "pr.csv", "metrics.json")]
+    read, table = train.data_input(request, "val", train.CONTEXTS["val"]), class_table(measured)
+    addition = tracking.Addition(
+        kind="eval",
+        attempt=tracking.attempt_of(request.run_dir),
+        when=int((folder / "metrics.json").stat().st_mtime * 1000),
+        metrics=dict(metrics),
+        tags={"score_threshold": str(request.score_threshold), **tracked_run.git_tags()},
+        files={"samples": [str(path) for path in pictures], "eval": [str(path) for path in charts]},
+        tables={"eval/class_ap.json": table} if table else {},
+        inputs=[read] if read else [],
+        model=model_of(request, metrics),
+    )
+    tracking.add(folder, addition, job.log)
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most ``count`` different positions spread evenly over ``length``, first and last included."""
-    if length <= count:
-        return list(range(length))
-    return [round(position * (length - 1) / max(1, count - 1)) for position in range(count)]
+def model_of(request: Request, metrics: Mapping[str, float]) -> tracking.MeasuredModel | None:
+    """What is registered: the checkpoint under its family, by the metric that counts; None without one."""
+    wanted = str((request.loaded.data.get("evaluation") or {}).get("save_best") or "")
+    metric = wanted if wanted in metrics else next(iter(report.headline(metrics)), "")
+    if not metric:
+        return None
+    data = request.data
+    return tracking.MeasuredModel(
+        family=family_of(request.loaded.path, request.name), config=request.name,
+        dataset=data.dataset if data else request.name, data=digest(request.inputs("val")),
+        metric=metric, value=repr(metrics[metric]), path=request.checkpoint.as_posix(),
+        project=str(Path.cwd()), sha256=trained(request), bytes=str(request.checkpoint.stat().st_size),
+        seed=str(request.seed), commit=tracked_run.git_tags().get("git.commit", ""),
+    )  # fmt: skip
 
 
-def ground_truth(dataset: TestData, index: int) -> Detections:
-    """What the annotations say about an image, as detections of score 1."""
-    import torch
-
-    from detector.structures.masks import from_segmentation
-    from detector.structures.samples import Detections
-
-    found = dataset.annotations(index)
-    masks = [from_segmentation(item, found.image_hw) for item in found.segmentations]
-    boxes = torch.from_numpy(found.boxes)
-    labels = torch.from_numpy(found.labels)
-    return Detections(boxes=boxes, scores=torch.ones(len(boxes)), labels=labels, masks=masks or None)
-
-
-def _track(request: Request, metrics: Mapping[str, float], pictures: list[Path], job: Job) -> None:
-    """Add the result to the MLflow run of the training that made the checkpoint."""
-    curves, saved = request.run_dir / "eval" / "pr.csv", request.run_dir / "eval" / "metrics.json"
-    tags = {"score_threshold": str(request.score_threshold), **tracked_run.git_tags()}
-
-    def send(session: tracking.Session) -> None:
-        session.send_metrics("eval", metrics, digest([job.key, metrics]))
-        session.send_files(pictures, "samples", job.key)
-        session.send_files([curves, saved], "eval", job.key)
-        session.send_tags({f"eval.{name}": value for name, value in tags.items()})
-
-    def facts(key: str) -> tracked_run.Facts:
-        return train.facts(key, request)
-
-    tracking.add(request.run_dir / "train", request.checkpoint, facts, send, job.log)
+def family_of(config: Path, name: str) -> str:
+    """The family of a config: its folder below ``configs``; a config from elsewhere is one of its own."""
+    folders = [folder.resolve() for folder in config_dirs()]
+    parts = next(
+        (
+            Path(config).resolve().relative_to(top).parts
+            for top in folders
+            if Path(config).resolve().is_relative_to(top)
+        ),
+        (),
+    )
+    return parts[0] if len(parts) > 1 else name
 
 
 def inputs(request: Request) -> dict[str, Any]:
@@ -186,7 +208,8 @@ def inputs(request: Request) -> dict[str, Any]:
 
 def outputs(request: Request) -> list[Path]:
     """Everything below ``eval`` that later steps, DVC and people read."""
-    return [request.run_dir / "eval" / name for name in ("metrics.json", "pr.csv", "results.pkl", "samples")]
+    names = ("metrics.json", "pr.csv", "results.pkl", "samples", PR_PICTURE, CONFUSIONS, CONFUSION_PICTURE)
+    return [request.run_dir / "eval" / name for name in names]
 
 
 STEP: Step[Request] = Step(

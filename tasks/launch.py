@@ -20,9 +20,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import IO, TYPE_CHECKING
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
 
 from detector.errors import DetectorError
+from tasks.masking import masked
 from tasks.steps import Log
 
 if TYPE_CHECKING:
@@ -79,37 +81,68 @@ def run(
     Args:
         argv: the command.
         what: its name in messages.
-        log: gets each line.
+        log: gets each line, secrets masked.
         env: added to this process's environment.
         grace: seconds between SIGTERM and SIGKILL when it has to be stopped.
 
     Raises:
         ProcessError: the command ended with another code than 0.
     """
-    mark = uuid.uuid4().hex
-    process = _start(argv, mark, env or {})
-    lines: SimpleQueue[str] = SimpleQueue()
+    mark, lines, held = uuid.uuid4().hex, SimpleQueue[str](), HeldSignals()
+    try:
+        process = _start(argv, mark, env or {})
+    except BaseException:
+        held.release()
+        raise
     reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
     reader.start()
     last: deque[str] = deque(maxlen=REMEMBERED)
 
     def say(text: str) -> None:
-        last.append(text)
-        log(text)
+        last.append(shown := masked(text))
+        log(shown)
 
     try:
+        held.release()
         while process.poll() is None:
             _pass_on(lines, say, wait=0.1)
         end_family(process.pid, mark)
         reader.join(FOLLOW)
         _pass_on(lines, say)
     except BaseException:  # cancel, Ctrl-C, SIGTERM, a time limit: the group goes with us
-        stop(process, mark, lines, log=log, grace=grace)
+        stop(process, mark, lines, log=say, grace=grace)
         raise
     if process.returncode:
         said = "\n  ".join(last) or "(nothing)"
         code = process.returncode
         raise ProcessError(f"{what} ended with exit code {code}. It last said:\n  {said}", code)
+
+
+class HeldSignals:
+    """Holds back what asks this process to stop, from its making until ``release``, which delivers it.
+
+    A handler that raises while a process is being started may do so in a callback around the fork, where
+    Python drops the exception and the wish is lost, or before anybody could stop the new process. Does
+    nothing outside the main thread: no handler runs there.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._came: list[int] = []
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if callable(signal.getsignal(number)):
+                    self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._came.append(signum)
+
+    def release(self) -> None:
+        """Put the handlers back and call them for what came meanwhile."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for number in self._came[:1]:
+            signal.raise_signal(number)
 
 
 def _start(argv: Sequence[str], mark: str, env: Mapping[str, str]) -> subprocess.Popen[str]:

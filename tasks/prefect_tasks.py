@@ -8,18 +8,16 @@ started.
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import json
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
 
 from prefect import Task, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.logging import get_logger, get_run_logger
@@ -28,16 +26,17 @@ from prefect.settings import PREFECT_UI_URL
 
 from detector.config.resolve import FAMILIES
 from detector.errors import DetectorError
-from tasks import launch, report
+from tasks import launch, leases
 from tasks.digests import cache_dir
 from tasks.launch import ProcessError
+from tasks.prefect_artifacts import Bar, Sparing, bar
+from tasks.prefect_artifacts import publish as publish  # for the flows
 from tasks.registry import DATA_STEPS, STEPS, command
 from tasks.request import Request
 from tasks.steps import Receipt, Step
 from tasks.tracked_run import TAGS_VARIABLE
 
 GRACE = 22.0  # seconds from SIGTERM to SIGKILL: with what launch.stop adds, before Prefect kills us after 30
-ARTIFACT_PATIENCE = 15.0  # seconds; a server that is gone must not hold up a finished run
 RETRIES = {"prepare": 2, "train": 2}  # when killed: both go on where they stopped
 
 
@@ -70,11 +69,10 @@ def step_task(name: str) -> Task[..., Any]:
     step = STEPS[name]
 
     def body(request: Any) -> dict[str, Any]:
+        leases.hold(flow_run.id or "")
         log = _run_log()
         if step.receipt(step.key(request))[0] is None:
-            tags = {"prefect.flow_run_id": str(flow_run.id or ""), "prefect.url": flow_run_url()}
-            env = {TAGS_VARIABLE: json.dumps({key: value for key, value in tags.items() if value})}
-            launch.run(command(name, request), what=name, log=log, env=env, grace=GRACE)
+            _run_process(name, request, log, bar(request) if name == "train" else None)
         return summary(step.ensure(request, log=log))
 
     body.__name__ = body.__qualname__ = name
@@ -87,6 +85,26 @@ def step_task(name: str) -> Task[..., Any]:
     )(body)  # fmt: skip
 
 
+def _run_process(name: str, request: Any, log: Callable[[str], None], shown: Bar | None) -> None:
+    """Run the step in a process of its own, its lines passed to the run's log and to its bar."""
+    tags = {"prefect.flow_run_id": str(flow_run.id or ""), "prefect.url": flow_run_url()}
+    env = {TAGS_VARIABLE: json.dumps({key: value for key, value in tags.items() if value})}
+    sparing, done = Sparing(log), False
+
+    def line(text: str) -> None:
+        sparing(text)
+        if shown is not None:
+            shown.line(text)
+
+    try:
+        launch.run(command(name, request), what=name, log=line, env=env, grace=GRACE)
+        done = True
+    finally:
+        sparing.say_omitted()
+        if shown is not None:
+            shown.close(done=done)
+
+
 def run(name: str, request: Any, refresh: Sequence[str] | None = None) -> dict[str, Any]:
     """Run a step as a Prefect task of the running flow; one of ``refresh`` although it is done.
 
@@ -94,6 +112,7 @@ def run(name: str, request: Any, refresh: Sequence[str] | None = None) -> dict[s
     that Prefect has kept may be older than the receipt, when DVC has made the outputs again since: what is
     returned is the receipt's.
     """
+    leases.hold(flow_run.id or "")
     if name in (refresh or ()):
         STEPS[name].forget(request)
     done = cast(dict[str, Any], step_task(name)(request))
@@ -105,6 +124,7 @@ def run_all(
     request: Request, names: Sequence[str], refresh: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Run the data set's steps, if the config reads one of the project's, then the named ones, in order."""
+    leases.hold(flow_run.id or "")
     data = request.data
     if not is_family(request.config) and data and data.dataset != request.dataset:
         get_run_logger().info(
@@ -152,7 +172,12 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 def flow_run_url() -> str:
     """The page of the running flow in the Prefect UI, or an empty text without a server."""
     base = PREFECT_UI_URL.value()
-    return f"{base}/runs/flow-run/{flow_run.id}" if base and flow_run.id else ""
+    return f"{_without_login(base)}/runs/flow-run/{flow_run.id}" if base and flow_run.id else ""
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _run_log() -> Callable[[str], None]:
@@ -162,23 +187,3 @@ def _run_log() -> Callable[[str], None]:
         logger.log(logging.INFO, "%s", text)
 
     return log
-
-
-def publish(key: str, request: Request, done: Sequence[Mapping[str, Any]]) -> None:
-    """Show a report in the Prefect UI; a server that does not answer costs seconds and nothing else."""
-
-    def work() -> None:
-        try:
-            metrics: dict[str, float] = {}
-            for step in done:
-                metrics.update((step["value"] or {}).get("metrics", {}))
-            text = report.markdown(request, done, metrics)
-            create_markdown_artifact(text, key=f"{key}-report", description="What was run, and its result")
-            if metrics:
-                create_table_artifact(report.rows(metrics), key=f"{key}-metrics", description="Metrics")
-        except Exception as error:
-            get_logger("report").warning("the report is not shown: %s: %s", type(error).__name__, error)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
-    thread.start()
-    thread.join(ARTIFACT_PATIENCE)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from tasks import convert, evaluate, prepare, submit, train
+from tasks import convert, devices, evaluate, prepare, submit, train, zoo_eval
 from tasks.request import DataRequest, Request
 from tasks.steps import Step
+from tasks.zoo_eval import ZooRequest
 
 STEPS: dict[str, Step[Any]] = {
-    step.name: step for step in (prepare.STEP, convert.STEP, train.STEP, evaluate.STEP, submit.STEP)
+    step.name: step
+    for step in (
+        prepare.STEP,
+        convert.STEP,
+        replace(train.STEP, run=devices.on_device(train.STEP.run)),
+        replace(evaluate.STEP, run=devices.on_device(evaluate.STEP.run, tests=True)),
+        replace(submit.STEP, run=devices.on_device(submit.STEP.run, tests=True)),
+        replace(zoo_eval.STEP, run=devices.on_device(zoo_eval.STEP.run, tests=True)),
+    )
 }
-DATA_STEPS = ("prepare", "convert")  # these take a DataRequest, the others a Request
+PIPELINE = ("prepare", "convert", "train", "evaluate", "format")  # stages of dvc.yaml
+DATA_STEPS = ("prepare", "convert")  # these take a DataRequest, zoo_eval a ZooRequest, the others a Request
 
 
 def command(name: str, request: Request | DataRequest) -> list[str]:
@@ -23,7 +33,7 @@ def command(name: str, request: Request | DataRequest) -> list[str]:
 
 
 def request_for(name: str, request: Request) -> Request | DataRequest:
-    """The request that a step takes: the data set's part for the steps that know no config."""
+    """The request that a step takes: the data set's part where it knows no config, a name for zoo_eval."""
     if name in DATA_STEPS:
         return DataRequest(dataset=request.dataset, store=request.store)
-    return request
+    return ZooRequest(**asdict(request)) if name == zoo_eval.STEP.name else request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import Config, load_config, resolve_config
+from detector.config.overrides import parse_options
 from detector.config.resolve import NEWEST
 from detector.errors import DatasetError
 from tasks import manifests
 from tasks.digests import Contents, DigestCache, Entry, digest
+from tasks.settings import freeze, leaves, pruned
 
 DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
 SOURCES = (Path("configs/sources"), Path("data/sources"))  # as kept in git, DVC's copy of it
@@ -79,6 +82,7 @@ class Request:
         device: 'cpu', 'cuda' or 'cuda:N'; None takes the first GPU there is, otherwise the CPU.
         processes: training processes, one per GPU (or per group of CPU cores).
         store: see DataRequest.
+        overrides: 'key=value' as after --cfg-options, over the config.
     """
 
     config: str = "mask_rcnn"
@@ -89,11 +93,16 @@ class Request:
     device: str | None = None
     processes: int = 1
     store: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "overrides", tuple(self.overrides))  # JSON knows only lists
 
     @cached_property
     def options(self) -> dict[str, Any]:
         """The overrides that the request makes to its config."""
-        return {} if self.epochs is None else {"runner.max_epochs": self.epochs}
+        length = {} if self.epochs is None else {"runner.max_epochs": self.epochs}
+        return {**parse_options(self.overrides, argument="overrides"), **length}
 
     @cached_property
     def loaded(self) -> Config:
@@ -107,8 +116,8 @@ class Request:
 
     @property
     def run_dir(self) -> Path:
-        """Where everything made from this config and seed is kept."""
-        return RUNS_ROOT / self.name / f"seed{self.seed}"
+        """Where everything made from this config, seed and overrides is kept."""
+        return RUNS_ROOT / self.name / f"seed{self.seed}{variant(self.overrides)}"
 
     @property
     def checkpoint(self) -> Path:
@@ -177,11 +186,19 @@ class Request:
 
     def settings(self, *, without: Sequence[str] = ()) -> str:
         """A digest of the config's effective values, leaving out the dotted keys in ``without``."""
-        return digest(_freeze(_pruned(self.loaded.data, [key.split(".") for key in without])))
+        return digest(freeze(pruned(self.loaded.data, [key.split(".") for key in without])))
 
     def values(self, *, without: Sequence[str] = ()) -> dict[str, str]:
         """What ``settings`` digests: dotted key -> value as text."""
-        return dict(_leaves(_pruned(self.loaded.data, [key.split(".") for key in without]), ""))
+        return dict(leaves(pruned(self.loaded.data, [key.split(".") for key in without]), ""))
+
+
+def variant(overrides: Sequence[str]) -> str:
+    """What a folder's name says of overrides: readable, and different for different ones; '' for none."""
+    if not overrides:
+        return ""
+    words = re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join(overrides)).strip("-")
+    return f"-{words[:60]}-{digest(sorted(overrides))[:6]}"
 
 
 def owner(path: Path) -> str:
@@ -268,33 +285,3 @@ def _paths(cfg: Any, root: str) -> Iterator[Path]:
         yield from (Path(root, item) for item in values if isinstance(item, str) and item)
     for key in ("dataset", "datasets"):
         yield from _paths(cfg.get(key), root)
-
-
-def _pruned(value: Any, dropped: Sequence[Sequence[str]]) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    gone = {path[0] for path in dropped if len(path) == 1}
-    return {
-        key: _pruned(item, [path[1:] for path in dropped if len(path) > 1 and path[0] == key])
-        for key, item in value.items()
-        if key not in gone
-    }
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The values of a config that hold no others, under dotted keys."""
-    listed = isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
-    if not value or not (listed or isinstance(value, Mapping)):
-        yield path, repr(value)
-        return
-    for key, item in enumerate(value) if listed else value.items():
-        yield from _leaves(item, f"{path}.{key}" if path else str(key))
-
-
-def _freeze(value: Any) -> Any:
-    """A JSON-able form in which a tuple differs from a list and 1 from 1.0."""
-    if isinstance(value, Mapping):
-        return {str(key): _freeze(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [type(value).__name__, *map(_freeze, value)]
-    return repr(value)

@@ -2,7 +2,8 @@
 
 The engine appends MMDetection's ``<timestamp>.log.json`` files to the work folder: one meta line, then a line
 per logging interval and per validation. ``iter`` restarts every epoch there unless the run counts
-iterations; here ``step`` counts iterations from the first epoch on.
+iterations; here ``step`` counts iterations from the first epoch on. Beside them lies SYSTEM_FILE, a line per
+measurement of the machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PATTERN = "*.log.json"
+SYSTEM_FILE = "system_metrics.jsonl"
 ITERATIONS = "IterBasedRunner"  # the runner, in the config that a meta line holds
 NOT_METRICS = {"mode", "epoch", "iter", "step", "timestamp", "max_iters", "iters_per_epoch"}
 
@@ -29,7 +31,7 @@ class Row:
     Attributes:
         mode: 'train' or 'val'.
         epoch: 1-based.
-        step: iterations since the start of the training; the epoch for 'val' lines of a run by epochs.
+        step: iterations since the start of the training.
         timestamp: milliseconds since 1970, the same whenever the line is read.
         metrics: every number of the line.
     """
@@ -39,6 +41,16 @@ class Row:
     step: int
     timestamp: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number as MLflow keeps it; ``timestamp`` in milliseconds since 1970."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
 
 
 @dataclass
@@ -93,7 +105,7 @@ def _row(line: bytes, position: Position) -> Row | None:
         _learn(line, position)
         return None
     _advance(data, mode, epoch, iteration, position)
-    step = position.step if mode == "train" else iteration if position.by_iteration else epoch
+    step = position.step if mode == "train" else _evaluated(epoch, iteration, position)
     if step <= position.last.get(mode, 0):
         return None
     position.last[mode] = step
@@ -101,6 +113,13 @@ def _row(line: bytes, position: Position) -> Row | None:
         key: float(value) for key, value in data.items() if key not in NOT_METRICS and _is_number(value)
     }
     return Row(mode=mode, epoch=epoch, step=step, timestamp=position.clock, metrics=metrics)
+
+
+def _evaluated(epoch: int, iteration: int, position: Position) -> int:
+    """The iteration after which an evaluation took place; its line in a run by epochs counts batches."""
+    if position.by_iteration:
+        return iteration
+    return epoch * position.epoch_length or position.step
 
 
 def _advance(data: dict[str, Any], mode: str, epoch: int, iteration: int, position: Position) -> None:
@@ -145,6 +164,44 @@ def _start(path: Path) -> int:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def points(row: Row) -> list[Point]:
+    """The numbers of a line; a training line gives its epoch too."""
+    named = {f"{row.mode}/{key}": value for key, value in row.metrics.items()}
+    if row.mode == "train":
+        named["epoch"] = float(row.epoch)
+    return [Point(key, value, row.timestamp, row.step) for key, value in named.items()]
+
+
+def read_system(work_dir: Path, offset: int) -> tuple[list[Point], int]:
+    """Measurements of the machine beyond a byte offset, and the next one; an unfinished line waits."""
+    found: list[Point] = []
+    for line in _whole_lines(work_dir / SYSTEM_FILE, offset):
+        offset += len(line)
+        try:
+            data = json.loads(line)
+            step, moment = int(data.pop("step")), int(data.pop("timestamp"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        values = {key: float(value) for key, value in data.items() if _is_number(value)}
+        found += [Point(f"system/{key}", value, moment, step) for key, value in values.items()]
+    return found, offset
+
+
+def last_system_step(path: Path) -> int:
+    """The number of the last measurement, 0 before the first."""
+    found = [point.step for point in read_system(path.parent, 0)[0]]
+    return max(found, default=0)
+
+
+def _whole_lines(path: Path, offset: int) -> list[bytes]:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return [line for line in file if line.endswith(b"\n")]
+    except OSError:
+        return []
 
 
 def loss_table(rows: Iterable[Row]) -> str:

@@ -167,9 +167,12 @@ class Step(Generic[Request]):
 # How a step is run, watched and recorded does not change what it makes.
 PLUMBING = (
     "tasks.__main__", "tasks.cache_command", "tasks.code", "tasks.data_command", "tasks.digests",
+    "tasks.devices", "tasks.prefect_sweep", "tasks.prefect_tables", "tasks.settings",
+    "tasks.sweeps", "tasks.tables", "tasks.prefect_cluster",
+    "tasks.leases", "tasks.masking", "tasks.prefect_artifacts",
     "tasks.launch", "tasks.manifests", "tasks.prefect_tasks", "tasks.receipts", "tasks.registry",
     "tasks.report", "tasks.request", "tasks.spool", "tasks.stamping", "tasks.steps", "tasks.tracked_run",
-    "tasks.tracking", "tasks.versioning", "tasks.walking",
+    "tasks.tracking", "tasks.tracking_command", "tasks.versioning", "tasks.walking",
     "flows", "detector.errors", "detector.lineage", "detector.progress",
 )  # fmt: skip
 

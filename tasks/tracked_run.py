@@ -5,33 +5,56 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tasks import spool
 from tasks.steps import write_json
-from tasks.versioning import data_digest, git_state
+from tasks.versioning import data_digest, file_md5, git_state
 
-RUN_FILE = "mlflow_run.json"
+RUN_FILE, FACTS_FILE = "mlflow_run.json", "mlflow_facts.json"
 KEY_LENGTH, VALUE_LENGTH = 250, 6000  # MLflow's limits for a param
 UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` serves
+WRITING = threading.Lock()  # held to change a run file that a thread writes to as well
 TAGS_VARIABLE = "DETECTOR_RUN_TAGS"  # JSON: tags of the surrounding run, e.g. Prefect's, for the MLflow run
 
 
 @dataclass(frozen=True)
+class DataInput:
+    """Data that a training or an evaluation read.
+
+    Attributes:
+        name: of the data set and its part.
+        digest: DVC's md5 of the data set's manifest, or of its content where it has none.
+        context: 'training' or 'validation'.
+        source: JSON of where it lies and by which digests it is known.
+    """
+
+    name: str
+    digest: str
+    context: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Facts:
-    """What a training is, as MLflow gets it.
+    """What a training is, as MLflow gets it; kept beside the checkpoints, so that it can be told later.
 
     Attributes:
         name: full config name.
         seed: of the training.
-        key: of the train step; another key is another MLflow run.
+        key: of the train step.
         dataset: name of the data set (MLflow's experiment).
         data: digest of all data that was read.
-        config: effective config values.
+        params: effective config values, from ``flatten``.
         text: the config as text.
+        inputs: the data that was read.
     """
 
     name: str
@@ -39,8 +62,22 @@ class Facts:
     key: str
     dataset: str
     data: str
-    config: Mapping[str, Any]
+    params: Mapping[str, str]
     text: str
+    inputs: tuple[DataInput, ...] = ()
+
+    @classmethod
+    def load(cls, folder: Path) -> Facts | None:
+        """The facts of the training in ``folder``, or None where there are none that can be read."""
+        try:
+            data = json.loads((folder / FACTS_FILE).read_text())
+            return cls(**{**data, "inputs": tuple(DataInput(**found) for found in data["inputs"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def save(self, folder: Path) -> None:
+        """Write the file whole."""
+        write_json(folder / FACTS_FILE, asdict(self))
 
 
 @dataclass
@@ -48,6 +85,19 @@ class RunFile:
     """Which MLflow run belongs to a training and what it was told (``mlflow_run.json``).
 
     One lies beside the checkpoints and moves with them; a copy beside ``model.pth`` names the run it is of.
+
+    Attributes:
+        key: of the train step.
+        attempt: names one training; its run carries it as a tag, and a repeated training has another one.
+        uri: of the store that has the run, without credentials.
+        position: how far the training log was sent.
+        system: bytes of the machine's measurements that were sent.
+        sent: what -> digest of what was sent.
+        tags: code and surroundings when the training started.
+        status: how the training ended, in MLflow's words; empty while it runs, or when it was killed.
+        ended: milliseconds since 1970.
+        checkpoint: path, sha256, bytes and DVC's md5 of the result.
+        began: milliseconds since 1970.
     """
 
     key: str = ""
@@ -55,8 +105,14 @@ class RunFile:
     experiment_id: str = ""
     run_id: str = ""
     position: spool.Position = field(default_factory=spool.Position)
-    sent: dict[str, str] = field(default_factory=dict)  # what -> digest of what was sent
-    tags: dict[str, str] = field(default_factory=dict)  # code and surroundings when the training started
+    sent: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    attempt: str = ""
+    system: int = 0
+    status: str = ""
+    ended: int = 0
+    checkpoint: dict[str, str] = field(default_factory=dict)
+    began: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> RunFile:
@@ -73,16 +129,59 @@ class RunFile:
 
     @property
     def url(self) -> str:
-        """The run's page in `mlflow ui`."""
-        return f"{UI_URL}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        """The run's page on the tracking server, or in `mlflow ui` over a database file."""
+        base = self.uri.rstrip("/") if urlsplit(self.uri).scheme in ("http", "https") else UI_URL
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
 
-def begin(work_dir: Path, key: str, tags: Mapping[str, str] | None = None) -> None:
-    """Note, before MLflow is told anything, what surrounds a training that starts or goes on."""
+def begin(work_dir: Path, facts: Facts, tags: Mapping[str, str] | None = None) -> None:
+    """Note, before MLflow is told anything, what a training is that starts or goes on.
+
+    One that starts gets a name of its own, the attempt: the same step run again, although it was done, is
+    another training and another run.
+    """
     file = RunFile.load(work_dir)
-    file = file if file.key == key else RunFile(key=key)
+    file = file if file.key == facts.key else RunFile(key=facts.key)
+    file.attempt = file.attempt or uuid.uuid4().hex
+    file.began = file.began or int(time.time() * 1000)
     file.tags = {**tags_now(), **(tags or {})}
+    file.status, file.ended = "", 0
+    facts.save(work_dir)
     file.save(work_dir)
+
+
+def finished(work_dir: Path, checkpoint: Path, sha256: str) -> None:
+    """Note the result of a training, and beside the result whose it is."""
+    size, md5 = str(checkpoint.stat().st_size), file_md5(checkpoint) or ""
+    with WRITING:
+        file = RunFile.load(work_dir)
+        file.checkpoint = {"path": str(checkpoint), "sha256": sha256, "bytes": size, "dvc_md5": md5}
+        file.save(work_dir)
+        file.save(checkpoint.parent)
+
+
+def ended(work_dir: Path, status: str) -> None:
+    """Note how a training ended: FINISHED, FAILED or KILLED."""
+    with WRITING:
+        file = RunFile.load(work_dir)
+        file.status, file.ended = status, int(time.time() * 1000)
+        file.save(work_dir)
+
+
+def tell_copy(work_dir: Path, folder: Path) -> None:
+    """Let the copy in ``folder`` know the run's id, if it is of the same training."""
+    file, copy = RunFile.load(work_dir), RunFile.load(folder)
+    if copy.attempt and copy.attempt == file.attempt and copy != file:
+        file.save(folder)
+
+
+def training_of(run_dir: Path) -> Path:
+    """The folder of the training that made the checkpoint in ``run_dir``; ``run_dir`` itself without one."""
+    attempt = RunFile.load(run_dir).attempt
+    for name in ("train", "train.previous"):
+        if attempt and RunFile.load(run_dir / name).attempt == attempt:
+            return run_dir / name
+    return run_dir
 
 
 def git_tags() -> dict[str, str]:

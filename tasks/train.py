@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from detector.errors import CheckpointError
+from detector.errors import CheckpointError, DetectorError
 from tasks import launch, spool, stamping, tracked_run, tracking
 from tasks.digests import DigestCache, digest
 from tasks.request import DataRequest, Request, dataset_paths, owner
 from tasks.steps import Job, Step, write_text
-from tasks.tracked_run import Facts, RunFile
-from tasks.versioning import file_md5
+from tasks.tracked_run import DataInput, Facts, RunFile, flatten
+from tasks.versioning import data_digest, file_md5
 
 WEIGHT_KEYS = ("load_from", "resume_from", "pretrained", "checkpoint")  # the last one is of init_cfg
+CONTEXTS = {"train": "training", "val": "validation"}  # part of the data -> MLflow's name for what it is for
+SAMPLES = 4  # pictures that each evaluation of a training draws
 KEY_FILE = "step_key"  # beside the checkpoints: which key they belong to
 # Keys of a config that cannot change the weights: names, messages, and what only validation and testing read.
 NOT_TRAINING = (
@@ -29,21 +33,18 @@ NOT_TRAINING = (
 def run(job: Job, request: Request) -> dict[str, Any]:
     """Train in our own processes, resuming only a training of the same key; promote the last checkpoint."""
     work_dir = prepare_work_dir(request.run_dir / "train", job)
-    tracked_run.begin(work_dir, job.key, manifest_tags(request))
-
-    def what() -> Facts:
-        return facts(job.key, request)
-
-    with tracking.track(work_dir, what, job.log):
+    what = facts(job.key, request)
+    tracked_run.begin(work_dir, what, manifest_tags(request))
+    with tracking.track(work_dir, job.log):
         argv = launch.command(arguments_for(request, work_dir), processes=request.processes)
         job.log(f"$ {' '.join(argv)}")
-        env = stamping.variables(job.key, work_dir, what().data)
+        env = stamping.variables(job.key, work_dir, what.data)
         launch.run(argv, what="the training", log=job.log, env=env)
-    sha256 = promote(work_dir, request.checkpoint)
+        sha256 = promote(work_dir, request.checkpoint)
+        tracked_run.finished(work_dir, request.checkpoint, sha256)
     rows = spool.read(work_dir, spool.Position())
     write_text(request.run_dir / "loss.csv", spool.loss_table(rows))
-    tracking.finish(work_dir, what, request.checkpoint, sha256, job.log)
-    run_id = RunFile.load(request.run_dir).run_id
+    run_id = RunFile.load(work_dir).run_id
     return {"checkpoint": request.checkpoint.as_posix(), "sha256": sha256, "mlflow_run": run_id}
 
 
@@ -90,6 +91,16 @@ def key_of(work_dir: Path) -> str:
     return marker.read_text().strip() if marker.is_file() else ""
 
 
+def begin_afresh(request: Request) -> None:
+    """Make the next training of the request start from its beginning, wherever its checkpoints are kept."""
+    work_dir = request.run_dir / "train"
+    with suppress(DetectorError):  # an input is missing: nothing can be gone on with, either
+        key = STEP.key(request)
+        for folder in (work_dir, work_dir.with_name(f"{work_dir.name}.previous")):
+            if key_of(folder) == key:
+                (folder / KEY_FILE).unlink()
+
+
 def arguments_for(request: Request, work_dir: Path) -> list[str]:
     """The arguments of ``detector`` that put the request into words."""
     arguments = [
@@ -104,6 +115,8 @@ def arguments_for(request: Request, work_dir: Path) -> list[str]:
     if request.processes > 1:
         arguments += ["--launcher", "pytorch"]
     options = [f"{key}={value}" for key, value in request.options.items()]
+    if request.loaded.data.get("evaluation"):
+        options.append(f"evaluation.samples={SAMPLES}")
     arguments += ["--cfg-options", *options] if options else []
     if request.device is not None:
         arguments += ["--device", request.device]
@@ -133,10 +146,29 @@ def promote(work_dir: Path, target: Path) -> str:
 def facts(key: str, request: Request) -> Facts:
     """What MLflow is told about the training."""
     data = request.data
+    read = (data_input(request, part, context) for part, context in CONTEXTS.items())
     return Facts(
         name=request.name, seed=request.seed, key=key, dataset=data.dataset if data else request.name,
-        data=digest(request.inputs("train", "val")), config=request.loaded.data, text=request.loaded.text(),
+        data=digest(request.inputs("train", "val")), params=flatten(request.loaded.data),
+        text=request.loaded.text(), inputs=tuple(one for one in read if one is not None),
     )  # fmt: skip
+
+
+def data_input(request: Request, part: str, context: str) -> DataInput | None:
+    """A part of the data as MLflow names it, or None when the config does not read it.
+
+    Its digest is DVC's md5 of the data set's manifest, as in ``dvc.lock``; of data that is not among the
+    project's, the start of its content's digest.
+    """
+    found = request.inputs(part)
+    if not found:
+        return None
+    data = request.data
+    md5 = file_md5(data.manifest) if data else None
+    content = digest(found)
+    source = {"paths": sorted(found), "sha256": content, "manifest_md5": md5, "dvc_md5": data_digest()}
+    name = f"{data.dataset if data else request.name} ({part})"
+    return DataInput(name=name, digest=md5 or content[:36], context=context, source=json.dumps(source))
 
 
 def inputs(request: Request) -> dict[str, Any]:
@@ -172,8 +204,14 @@ STEP: Step[Request] = Step(
     inputs=inputs,
     outputs=outputs,
     details=lambda request: {"config": request.values(without=NOT_TRAINING)},
-    afresh=lambda request: (request.run_dir / "train" / KEY_FILE).unlink(missing_ok=True),
+    afresh=begin_afresh,
     code=("detector.commands.train", "detector.engine.train"),
-    ignore=("detector.evaluation", "detector.engine.evaluate", "detector.visualize", "detector.cli"),
+    ignore=(
+        "detector.evaluation",
+        "detector.engine.evaluate",
+        "detector.engine.sample_pictures",
+        "detector.visualize",
+        "detector.cli",
+    ),
     versions=("torch", "torchvision", "numpy", "opencv-python", "pycocotools"),
 )

@@ -1,14 +1,33 @@
-"""Running a function over many items in worker processes, results in the order of the items."""
+"""Running a function over many items in worker processes, results in the order of the items.
+
+A caller that has other workers, such as a cluster's, puts its own way of running in place with ``spread_by``.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+#: runs a picklable function over items; gives the results in the order of the items
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+_SPREAD: ContextVar[Spread | None] = ContextVar("spread", default=None)
+
+
+@contextmanager
+def spread_by(spread: Spread) -> Iterator[None]:
+    """Let ``run_ordered`` run everything by ``spread`` while the block runs, in place of processes."""
+    token = _SPREAD.set(spread)
+    try:
+        yield
+    finally:
+        _SPREAD.reset(token)
 
 
 def run_ordered(
@@ -26,7 +45,13 @@ def run_ordered(
         processes: worker processes; 1 works in this process.
         progress: called with (items done, items in all) after each.
     """
-    total = len(items)
+    total, spread = len(items), _SPREAD.get()
+    if spread is not None:
+        for done, result in enumerate(spread(function, items), start=1):
+            if progress:
+                progress(done, total)
+            yield result
+        return
     if processes <= 1 or total <= 1:
         for done, item in enumerate(items, start=1):
             result = function(item)

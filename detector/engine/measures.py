@@ -139,7 +139,7 @@ def _with_tables(
 ) -> Measured:
     """COCO's metrics of (annotation file, classes) after those that are found already."""
     measured = measure_coco(*truth, results, metrics=names, **only(options, COCO_OPTIONS))
-    return Measured({**found, **measured.metrics}, measured.curves)
+    return Measured({**found, **measured.metrics}, measured.curves, measured.classes)
 
 
 def _quality(dataset: DetectionDataset, results: Found, options: Options) -> dict[str, float | str]:

@@ -124,6 +124,7 @@ def _measure(
         found = metric_set(part).measure(part, own, names(part, own), _placed(options, number))
         every.metrics.update({f"{number}_{name}": value for name, value in found.metrics.items()})
         every.curves.update({f"{number}_{name}": curve for name, curve in found.curves.items()})
+        every.classes.update({f"{number}_{name}": one for name, one in found.classes.items()})
     return every
 
 

@@ -20,7 +20,7 @@ OPTIMIZER_HOOKS = (
 )
 EVALUATION_RUN_KEYS = (
     *("interval", "start", "by_epoch", "save_best", "rule", "dynamic_intervals"),
-    *("tmpdir", "gpu_collect", "broadcast_bn_buffer"),
+    *("tmpdir", "gpu_collect", "broadcast_bn_buffer", "samples"),
 )
 COCO_OPTIONS = ("classwise", "evaluator", "proposal_nums", "iou_thrs", "metric_items")
 OTHER_OPTIONS = (
@@ -60,6 +60,7 @@ class EvaluationPlan:
             checkpoint.
         rule: 'greater', 'less', or None to derive it from the metric's name.
         dynamic_intervals: (first epoch or iteration, interval from there on), rising.
+        samples: pictures that each evaluation draws, ground truth and detections side by side.
     """
 
     interval: int = 1
@@ -67,6 +68,7 @@ class EvaluationPlan:
     save_best: str | None = None
     rule: str | None = None
     dynamic_intervals: tuple[tuple[int, int], ...] = ()
+    samples: int = 0
 
     def due(self, done: int) -> bool:
         """Whether to evaluate after ``done`` epochs (or iterations)."""
@@ -197,6 +199,7 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> EvaluationPlan | None:
         save_best=evaluation.get("save_best"),
         rule=rule,
         dynamic_intervals=_dynamic_intervals(evaluation.get("dynamic_intervals") or ()),
+        samples=whole("evaluation.samples", evaluation.get("samples") or 0),
     )
 
 

@@ -25,6 +25,7 @@ from detector.engine.curves import write_curves
 from detector.engine.evaluate import check_classes, evaluate_results, infer_dataset, split_dataset
 from detector.engine.gathering import open_exchange
 from detector.engine.initial_weights import load_weights
+from detector.engine.joined_split import TestData
 from detector.engine.linear_scaling import scale_rate
 from detector.engine.log import DataWaitAdvice, TrainLog, env_info, timestamp
 from detector.engine.mode_switch import mode_switch
@@ -33,8 +34,9 @@ from detector.engine.placement import place_model
 from detector.engine.precision import fitting, use_precision
 from detector.engine.preflight import before_evaluation, before_training
 from detector.engine.resume import last_seed, restore, resume_source, resume_state
+from detector.engine.sample_pictures import draw_evaluation
 from detector.engine.schedules import build_schedule
-from detector.engine.scoring import check_evaluation
+from detector.engine.scoring import Results, check_evaluation
 from detector.engine.settings import check_sections, read_plan, without_effect
 from detector.engine.step import wrap_for_ranks
 from detector.engine.teachers import attach_teacher
@@ -162,6 +164,7 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
     scaler = use_precision(model, options.device, precision)
     max_iterations = plan.max_iterations(len(loader))
     progress = _progress(config, max_iterations)
+    evaluated: list[tuple[TestData, Results]] = []  # what is still to be drawn
     log = _log(options, show=progress.note)
     wrapped = wrap_for_ranks(
         model, options.device, find_unused_parameters=bool(cfg.get("find_unused_parameters", False))
@@ -189,12 +192,12 @@ def _prepare(config: Config, options: RunOptions, *, note: Callable[[str], None]
         seed=seed,
         rank_offset=distributed.rank() if options.diff_seed else 0,
         device=options.device,
-        evaluate=_evaluation(config, model, options, loader.dataset.class_names, note=note)
+        evaluate=_evaluation(config, model, options, loader.dataset.class_names, note=note, done=evaluated)
         if plan.evaluation is not None
         else None,
         progress=progress,
         on_epoch=mode_switch(plan, loader.dataset, model, max_iterations, len(loader), log),
-        on_evaluated=lambda: write_curves(options.work_dir, note=log.text),
+        on_evaluated=lambda: _draw(trainer, options.work_dir, evaluated),
         advise=_advice(config),
     )
     if distributed.rank() == 0:
@@ -297,8 +300,12 @@ def _evaluation(
     class_names: tuple[str, ...],
     *,
     note: Callable[[str], None],
+    done: list[tuple[TestData, Results]],
 ) -> Evaluate:
-    """Evaluation on the config's val split; all is built and checked now, so that errors come early."""
+    """Evaluation on the config's val split; all is built and checked now, so that errors come early.
+
+    The results of the last one are left in ``done``.
+    """
     dataset = split_dataset(config, "val")
     if tuple(dataset.class_names) != tuple(class_names):
         raise ConfigError(
@@ -320,11 +327,22 @@ def _evaluation(
             should_stop=should_stop,
             exchange=exchange,
         )
+        done[:] = [(dataset, results)]
         if exchange is None:
             return evaluate_results(config, dataset, results), batches
         return exchange.on_first(lambda: evaluate_results(config, dataset, results)) or {}, batches
 
     return evaluate
+
+
+def _draw(trainer: Trainer, work_dir: Path, evaluated: list[tuple[TestData, Results]]) -> None:
+    """What there is to see after an evaluation: the curves so far, and some of its images."""
+    write_curves(work_dir, note=trainer.log.text)
+    plan, epochs = trainer.plan, trainer.iteration // len(trainer.loader)
+    if evaluated and plan.evaluation is not None and plan.evaluation.samples:
+        name = f"epoch_{epochs}" if plan.by_epoch else f"iter_{trainer.iteration}"
+        draw_evaluation(*evaluated[0], work_dir, name, plan.evaluation.samples, trainer.log.text)
+    evaluated.clear()
 
 
 def check_num_classes(model: nn.Module, class_names: tuple[str, ...], *, where: str) -> None:

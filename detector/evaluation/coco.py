@@ -22,7 +22,16 @@ from detector.errors import ConfigError
 from detector.evaluation.annotations import AnnotationFile, ImageId, read_truth
 from detector.evaluation.comparison import Comparison, pose
 from detector.evaluation.recall import proposal_recalls
-from detector.evaluation.report import CocoReport, Floats, Measured, MetricTable, PrCurve, curves_of
+from detector.evaluation.report import (
+    ClassResult,
+    CocoReport,
+    Floats,
+    Measured,
+    MetricTable,
+    PrCurve,
+    classes_of,
+    curves_of,
+)
 from detector.structures.samples import Detections
 
 TABLES = ("bbox", "segm", "proposal")
@@ -62,6 +71,7 @@ def measure_coco(
         )
     values: dict[str, float | str] = {}
     curves: dict[str, PrCurve] = {}
+    classes: dict[str, dict[str, ClassResult]] = {}
     if tabled or not metrics:
         report = coco_report(
             ann_file,
@@ -73,10 +83,10 @@ def measure_coco(
             iou_thrs=iou_thrs,
         )
         values.update(report.metrics(metric_items=metric_items, classwise=classwise))
-        curves = curves_of(report.tables)
+        curves, classes = curves_of(report.tables), classes_of(report.tables)
     if FAST in metrics:
         values.update(_fast_recall(ann_file, class_names, results, proposal_nums, thresholds_of(iou_thrs)))
-    return Measured(values, curves)
+    return Measured(values, curves, classes)
 
 
 def coco_report(

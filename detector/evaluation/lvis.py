@@ -28,7 +28,15 @@ from detector.errors import ConfigError, DatasetError
 from detector.evaluation.annotations import AnnotationFile, ImageId, read_truth
 from detector.evaluation.coco import EVALUATORS, FAST, evaluate_coco, opened_pycocotools, thresholds_of
 from detector.evaluation.comparison import Comparison, pose
-from detector.evaluation.report import Floats, Measured, MetricTable, PrCurve, curves_of
+from detector.evaluation.report import (
+    ClassResult,
+    Floats,
+    Measured,
+    MetricTable,
+    PrCurve,
+    classes_of,
+    curves_of,
+)
 from detector.structures.samples import Detections
 
 TABLES = ("bbox", "segm")
@@ -113,16 +121,17 @@ def measure_lvis(
     tabled = [metric for metric in metrics if metric in TABLES]
     values: dict[str, float | str] = {}
     curves: dict[str, PrCurve] = {}
+    classes: dict[str, dict[str, ClassResult]] = {}
     shared: dict[str, Any] = {"evaluator": evaluator, "iou_thrs": iou_thrs}
     if tabled:
         report = lvis_report(ann_file, class_names, results, metrics=tabled, **shared)
         values.update(report.metrics(classwise=classwise))
-        curves = curves_of(report.tables)
+        curves, classes = curves_of(report.tables), classes_of(report.tables)
     free = [metric for metric in metrics if metric not in TABLES]
     if free:
         shared["proposal_nums"] = proposal_nums
         values.update(evaluate_coco(ann_file, class_names, results, metrics=free, **shared))
-    return Measured(values, curves)
+    return Measured(values, curves, classes)
 
 
 def lvis_report(

@@ -36,6 +36,19 @@ class PrCurve:
 
 
 @dataclass(frozen=True)
+class ClassResult:
+    """One class: its average precision, and its precision over recall at IoU CURVE_IOU where measured."""
+
+    ap: float
+    curve: PrCurve | None = None
+
+    @property
+    def ap_50(self) -> float | None:
+        """Average precision at CURVE_IOU alone, as COCO reads it: the mean of the curve's points."""
+        return None if self.curve is None else float(self.curve.precision.mean())
+
+
+@dataclass(frozen=True)
 class Measured:
     """What an evaluation gives.
 
@@ -43,10 +56,12 @@ class Measured:
         metrics: values by name.
         curves: precision over recall at IoU CURVE_IOU by kind of overlap ('bbox', 'segm'), where it was
             measured.
+        classes: kind of overlap -> class with ground truth -> what was measured of it.
     """
 
     metrics: dict[str, float | str]
     curves: dict[str, PrCurve] = field(default_factory=dict)
+    classes: dict[str, dict[str, ClassResult]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,17 @@ class MetricTable:
         precision = known.mean(axis=1) if known.size else np.zeros_like(recall)
         return PrCurve(recall=recall, precision=precision)
 
+    def classes(self) -> dict[str, ClassResult]:
+        """Each class with ground truth; the curve where CURVE_IOU was evaluated."""
+        at = self._thresholds(CURVE_IOU)
+        recall = np.linspace(0.0, 1.0, self.precision.shape[1])
+        found = {}
+        for k, (name, ap) in enumerate(self.by_class().items()):
+            if ap == ap:
+                points = np.maximum(self.precision[at[0], :, k, 0, -1], 0.0) if len(at) else None
+                found[name] = ClassResult(ap, None if points is None else PrCurve(recall, points))
+        return found
+
     def _thresholds(self, iou: float | None) -> NDArray[np.intp]:
         """Positions of a threshold on axis T; all of them for None, none if it was not evaluated."""
         if iou is None:
@@ -171,6 +197,11 @@ def curves_of(tables: Mapping[str, MetricTable]) -> dict[str, PrCurve]:
         for metric, table in tables.items()
         if metric != "proposal" and np.isclose(table.iou_thrs, CURVE_IOU).any()
     }
+
+
+def classes_of(tables: Mapping[str, MetricTable]) -> dict[str, dict[str, ClassResult]]:
+    """The classes of every table of a labelled overlap."""
+    return {metric: table.classes() for metric, table in tables.items() if metric != "proposal"}
 
 
 def _mean_known(table: Floats) -> float:

@@ -25,7 +25,7 @@ from detector.evaluation.precision import (
     mean_curve,
 )
 from detector.evaluation.recall import proposal_recalls
-from detector.evaluation.report import CURVE_IOU, Measured
+from detector.evaluation.report import CURVE_IOU, ClassResult, Measured
 
 METRICS = ("mAP", "recall")
 
@@ -92,10 +92,12 @@ def measure_voc(
         values[f"mAP_{low:g}_{high:g}"] = float(np.mean([mean_ap(table) for table in tables((low, high))]))
     for threshold, table in zip(thresholds, every, strict=True) if classwise else ():
         values.update(_by_class(table, class_names, _percent(threshold)))
-    curves = {}
-    if CURVE_IOU in thresholds:
-        curves["bbox"] = mean_curve(every[thresholds.index(CURVE_IOU)])
-    return Measured(values, curves)
+    if CURVE_IOU not in thresholds:
+        return Measured(values)
+    table = every[thresholds.index(CURVE_IOU)]
+    named = zip(class_names, table, strict=True)
+    classes = {name: ClassResult(one.ap, mean_curve([one])) for name, one in named if one.objects}
+    return Measured(values, {"bbox": mean_curve(table)}, {"bbox": classes})
 
 
 def _check(truth: Sequence[BoxTruth], metrics: Sequence[str], scale_ranges: Sequence[Any]) -> None:

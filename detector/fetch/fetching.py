@@ -55,7 +55,8 @@ def fetch(
         MachineError: the disk is full, or too small for the file.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise error(f"{url}: found another kind of address, expected http or https. Correct the address.")
+        said = f"{url}: found another kind of address, expected http or https. Correct the address."
+        raise error(_without_login(said, url))
     if target.is_file() and (size or checksum) and not wrong(target, size, checksum):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,14 +74,23 @@ def fetch(
                 return _put_in_place(pieces, target)
             pieces.restart()
     except RefusedError as refused:
-        raise error(str(refused)) from refused
+        raise error(_without_login(str(refused), url)) from refused
     finally:
         pieces.close()
     kept = " (what came is kept)" if pieces.here else ""
-    raise error(
+    said = (
         f"{url}: {fault}; expected {expected(size, checksum)}. Try again later{kept}, or download it "
         f"yourself to {target}."
     )
+    raise error(_without_login(said, url))
+
+
+def _without_login(text: str, url: str) -> str:
+    """A message without the name and password that an address may hold."""
+    login = urlsplit(url).netloc.rpartition("@")[0]
+    for secret in (login, login.partition(":")[2]):
+        text = text.replace(secret, "***") if secret else text
+    return text
 
 
 def _put_in_place(pieces: Pieces, target: Path) -> Path:

@@ -13,6 +13,7 @@ from torch import nn
 from detector.build import build_model
 from detector.checkpoint.files import load_checkpoint
 from detector.checkpoint.load import load_state
+from detector.checkpoint.registered import is_registered, registered
 from detector.checkpoint.weights import resolve_weights
 from detector.config import Config, load_config
 from detector.config.load import config_from_text
@@ -49,9 +50,10 @@ def init_detector(
     Args:
         config: config file, a loaded config (ours, or mmcv's or mmengine's), or a name. The name of a
             published model ('mask_rcnn_r50_fpn_1x_coco') without ``checkpoint`` also gives its weights: from
-            the cache, or downloaded once.
-        checkpoint: weights, a path or an address; None leaves the model of a file or a config with the values
-            it was built with.
+            the cache, or downloaded once. A registered model ('models:/mask_rcnn@best',
+            'models:/mask_rcnn/3') gives its weights and, from them, its config.
+        checkpoint: weights, a path, an address or a registered model; None leaves the model of a file or a
+            config with the values it was built with.
         device: 'cuda:0', 'cpu' ...
         cfg_options: dotted keys over the config.
         precision: 'fp32', or 'fp16' or 'bf16' for the convolutions and linear layers. As in the reference, a
@@ -75,9 +77,12 @@ def init_detector(
     published = _published(config) if checkpoint is None else None
     if published is not None:
         checkpoint = published.weights
+    whole = checkpoint is None and is_registered(config)
+    if whole:
+        checkpoint = str(config)
     file = None if checkpoint is None else load_checkpoint(_weights_file(checkpoint))
     stored = None if file is None else file.meta.get("config")
-    loaded = _config_of(config, cfg_options, stored)
+    loaded = _config_of(config, cfg_options, stored, whole=whole)
     model: Any = build_model(loaded.data["model"], training=False, test_cfg=loaded.data.get("test_cfg"))
     classes: tuple[str, ...] | None = None
     if file is not None:
@@ -104,19 +109,32 @@ def _published(config: Any) -> Any:
 
 
 def _weights_file(checkpoint: str | Path) -> Path:
-    """The file of a path or an address."""
+    """The file of a path, an address or a registered model."""
+    if is_registered(checkpoint):
+        return registered(str(checkpoint))
     remote = "://" in str(checkpoint)
     return resolve_weights(str(checkpoint)) if remote else Path(checkpoint)
 
 
-def _config_of(config: Any, options: Mapping[str, Any] | None, stored: Any) -> Config:
+def _config_of(config: Any, options: Mapping[str, Any] | None, stored: Any, *, whole: bool = False) -> Config:
     """The effective config.
 
     Args:
         config: as ``init_detector`` takes it.
         options: overrides.
         stored: config text of the checkpoint, for a published name without a config file here.
+        whole: whether ``config`` names a registered model, whose config is the checkpoint's.
+
+    Raises:
+        ConfigError: no config can be had from it.
     """
+    if whole:
+        if isinstance(stored, str):
+            return config_from_text(stored, name=f"{config} (of its checkpoint)", options=options)
+        raise ConfigError(
+            f"{config}: its checkpoint holds no config in meta['config']; expected one, as every checkpoint "
+            "of `detector train` has it. Give the config first and this name as the checkpoint."
+        )
     if isinstance(config, Config):
         if not options:
             return config

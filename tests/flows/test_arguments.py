@@ -4,14 +4,17 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from detector.errors import ConfigError, DatasetError, DetectorError
-from flows import arguments, prepare_data, train_eval
+from flows import arguments, parameters, prepare_data, sweep, train_eval
+from flows.serve import deployments
 from tasks import prefect_tasks
-from tasks.registry import STEPS
+from tasks.registry import PIPELINE, STEPS
 from tasks.request import DataRequest
 
 
@@ -49,27 +52,127 @@ def test_verbose_shows_the_traceback() -> None:
         train_eval.main(["--config", "nonsense", "--verbose"])
 
 
-def test_parameters_of_the_command_line() -> None:
-    found = arguments.parse("", ["config", "score_threshold", "store"], ["--store", "there"])
-    assert found == {"config": "mask_rcnn", "score_threshold": None, "store": "there", "verbose": False}
+FLOWS = [train_eval.train_eval, prepare_data.prepare_data, sweep.sweep]
 
 
-def test_steps_to_refresh_are_named_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    found = arguments.parse("", ["refresh"], ["--refresh", "train", "--refresh", "format"])
-    assert found["refresh"] == ["train", "format"]
-    arguments.check({"config": "mask_rcnn", "refresh": found["refresh"]})
+def values(flow: Any, *words: str) -> dict[str, Any]:
+    found = arguments.parse(flow.fn, "", words)
+    found.pop("verbose")
+    return arguments.values_of(flow.fn, found)
+
+
+def test_parameters_of_the_command_line_get_their_types() -> None:
+    found = values(train_eval.train_eval, "--seed", "3", "--score-threshold", "0.5", "--device", "cuda:1")
+    assert found == {"seed": 3, "score_threshold": 0.5, "device": "cuda:1"}
+
+
+def test_lists_of_the_command_line() -> None:
+    found = values(sweep.sweep, "--seeds", "0", "1", "--refresh", "train", "--refresh", "evaluate")
+    assert found == {"seeds": [0, 1], "refresh": ["train", "evaluate"]}
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_every_parameter_has_an_option(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        arguments.parse("", ["refresh"], ["--refresh", "everything"])
-    assert "invalid choice: 'everything'" in capsys.readouterr().err
+        arguments.parse(flow.fn, "", ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in get_type_hints(flow.fn):
+        if name != "return":
+            assert f"--{name.replace('_', '-')}" in shown
+            assert arguments.schema(flow.fn, name)["description"].split()[0] in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epochs", "0"], "parameter epochs: found '0'; expected a whole number from 1 on."),
+        (["--seed", "x"], "parameter seed: found 'x'; expected a whole number from 0 to 4294967295."),
+        (["--score-threshold", "3"], "parameter score_threshold: found '3'; expected a number from 0 to 1"),
+        (
+            ["--device", "gpu"],
+            "parameter device: found 'gpu'; expected a text such as cpu or cuda or cuda:1.",
+        ),
+        (["--processes", "-2"], "parameter processes: found '-2'; expected a whole number from 1 to 1024."),
+        (["--refresh", "all"], "found 'all'; expected a list, each one of prepare, convert, train, evaluate"),
+        (["--seed", "-1", "--epochs", "a"], "Correct them."),
+    ],
+    ids=["epochs", "seed", "threshold", "device", "processes", "refresh", "two"],
+)
+def test_value_that_does_not_fit_is_named(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        values(train_eval.train_eval, *words)
+    assert said in str(error.value)
+
+
+def test_command_line_ends_with_1_before_prefect_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_eval.main(["--epochs", "0"]) == 1
+    assert capsys.readouterr().err.startswith("train-eval: parameter epochs: found '0'")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epochs": 0}, "'epochs'. Failure reason: 0 is less than the minimum of 1"),
+        ({"seed": "abc"}, "'seed'. Failure reason: 'abc' is not of type 'integer'"),
+        ({"device": "gpu"}, "'device'. Failure reason: 'gpu' does not match"),
+        ({"refresh": ["all"]}, "'refresh[0]'. Failure reason: 'all' is not one of ['prepare', 'convert'"),
+        ({"epochs": "abc"}, "'epochs'. Failure reason: 'abc' is not of type 'integer'"),
+        ({"refresh": "train"}, "'refresh'. Failure reason: 'train' is not of type 'array'"),
+        ({"score_threshold": 1.5}, "'score_threshold'. Failure reason: 1.5 is greater than the maximum of 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_server_names_the_parameter_and_what_is_expected(given: dict[str, Any], said: str) -> None:
+    """What `prefect deployment run train-eval --param epochs=0` shows: the server validates by the schema."""
+    shown = parameter_schema(train_eval.train_eval).model_dump()
+    with pytest.raises(ValidationError) as error:
+        validate(given, shown, raise_on_error=True)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment.name)
+def test_form_describes_every_parameter(deployment: Any) -> None:
+    fields = deployment._parameter_openapi_schema.properties
+    assert fields
+    for name, field in fields.items():
+        assert field["description"], name
+        assert "default" in field, name
+
+
+def test_form_may_be_sent_with_what_was_left_empty() -> None:
+    """It sends null for an empty field."""
+    shown = parameter_schema(train_eval.train_eval).model_dump()
+    empty = dict.fromkeys(("epochs", "score_threshold", "device", "store"))
+    assert validate({"config": "mask_rcnn", "refresh": [], **empty}, shown, raise_on_error=True) == []
+
+
+def test_form_shows_limits_and_examples_in_words() -> None:
+    fields = parameter_schema(train_eval.train_eval).properties
+    assert fields["score_threshold"]["description"].endswith("as in the config. From 0 to 1.")
+    assert fields["epochs"]["description"].endswith(" From 1 on.")
+    assert fields["device"]["description"].endswith(" Such as cpu, cuda or cuda:1.")
+    assert fields["config"]["description"].endswith("faster_rcnn or mask_rcnn_r50_fpn_1x_coco.")
+    assert fields["refresh"]["description"] == "Steps that run although they are done."
+
+
+def test_one_description_for_all_flows() -> None:
+    seeds = {str(get_type_hints(flow.fn, include_extras=True).get("store")) for flow in FLOWS}
+    assert seeds == {str(parameters.Store)}
 
 
 def test_every_step_can_be_refreshed() -> None:
-    assert list(get_args(arguments.StepName)) == list(STEPS)
+    assert get_args(parameters.StepName) == PIPELINE
 
 
 def test_good_names_pass(tmp_path: Path) -> None:
     arguments.check({"config": "mask_rcnn", "dataset": "sample", "score_threshold": None})
     arguments.check({"dataset": "sample", "store": str(tmp_path)})
+    arguments.check({"configs": ["mask_rcnn", "faster_rcnn"], "dataset": "coco"})
+
+
+def test_each_config_of_a_sweep_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["--configs", "mask_rcnn", "mask_rccn"]) == 1
+    assert "sweep: config 'mask_rccn': found neither" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "kept"), [(DatasetError("gone"), False), (ValueError("bug"), True)])

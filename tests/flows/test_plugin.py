@@ -82,10 +82,11 @@ def test_hook_rewrites_the_command_line_and_starts_what_is_missing(monkeypatch: 
         (["python", "-m", "somewhere"], None),
         (["prefect", "deployment", "ls"], None),
         (LINE, "http://127.0.0.1:1/api"),
+        (["prefect", "deployment", "run", "train-eval/process"], None),
         ([*LINE, "--help"], None),
         (["/site-packages/flows/train_eval.py", *LINE[1:]], None),
     ],
-    ids=["other program", "no run", "server given", "help", "not the command line"],
+    ids=["other program", "no run", "server given", "a worker's", "help", "not the command line"],
 )
 def test_hook_starts_nothing_otherwise(
     argv: list[str], api_url: str | None, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,25 @@ def test_hint_when_nothing_serves_at_the_given_server(
     said = capsys.readouterr().err
     assert "nothing serves train-eval/train-eval there: type `python -m flows.serve`" in said
     assert plugin.sys.argv[3] == "train-eval/train-eval"
+
+
+@pytest.mark.parametrize(
+    ("status", "served", "said"),
+    [(200, False, "prefect worker start --pool"), (200, True, ""), (401, False, "")],
+    ids=["no worker", "a worker", "login unknown"],
+)
+def test_hint_names_the_worker_of_its_deployments(
+    status: int, served: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"status": "READY" if served else "NOT_READY"}
+    asked: list[str] = []
+    monkeypatch.setattr(place, "post", lambda url, body: (status, 0))
+    monkeypatch.setattr(place, "get", lambda url: asked.append(url) or state)
+    plugin.hint("http://me:secret@127.0.0.1:1/api", "train-eval/process")
+    shown = capsys.readouterr().err
+    assert (said in shown) if said else (shown == "")
+    assert "secret" not in shown
+    assert all(url.endswith("/deployments/name/train-eval/process") for url in asked)
 
 
 def test_one_that_was_started_meanwhile_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,17 @@ from detector.errors import DatasetError
 from flows import place, serve
 from flows.evaluate import evaluate
 from flows.prepare_data import prepare_data
+from flows.sweep import sweep
 from flows.test_dev import format_test_dev
 from flows.train import train
 from flows.train_eval import train_eval
-from tasks import launch, prefect_tasks
+from flows.zoo_eval import evaluate_zoo
+from tasks import launch, prefect_artifacts, prefect_tasks
 from tasks.launch import ProcessError
 from tasks.request import Request
 from tasks.steps import Job, Step
 
-FLOWS = [prepare_data, train, evaluate, train_eval, format_test_dev]
+FLOWS = [prepare_data, train, evaluate, train_eval, format_test_dev, sweep, evaluate_zoo]
 
 
 def write(job: Job, request: str) -> None:
@@ -153,7 +155,7 @@ def test_report_never_fails_a_flow(folder: Path, monkeypatch: pytest.MonkeyPatch
         tried.append(named["key"])
         raise ConnectionError("no server")
 
-    monkeypatch.setattr(prefect_tasks, "create_markdown_artifact", fail)
-    monkeypatch.setattr(prefect_tasks.report, "markdown", lambda *arguments: "text")
+    monkeypatch.setattr(prefect_artifacts, "create_markdown_artifact", fail)
+    monkeypatch.setattr(prefect_artifacts.report, "markdown", lambda *arguments: "text")
     prefect_tasks.publish("train", Request(), [])
     assert tried == ["train-report"]

@@ -17,6 +17,7 @@ from flows import place
 
 PROJECT = Path(__file__).resolve().parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
+LOGIN = "team:correct-horse-battery"  # of the server; nothing may tell it
 STEPS = ["prepare", "convert", "train", "evaluate", "format"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.flow]
@@ -32,6 +33,8 @@ class Shell:
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DVC_"))
         }
         self.env.update(PYTHONPATH=str(Path(__file__).parent / "toy"), PREFECT_SERVER_API_PORT=str(port))
+        self.env[place.SERVER_LOGIN] = LOGIN
+        self.env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"  # beside other work
 
     def run(self, *command: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -59,12 +62,16 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(PROJECT / "pyproject.toml", folder)
     shutil.copy(PROJECT / "params.yaml", folder)
-    shutil.copytree(PROJECT / "configs", folder / "configs")
+    shutil.copy(PROJECT / "prefect.yaml", folder)
+    for name in ("configs", "flows", "docs/pools"):
+        shutil.copytree(PROJECT / name, folder / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     made = Shell(folder, port)
-    yield made
+    with pytest.MonkeyPatch.context() as ours:
+        ours.setenv(place.CLIENT_LOGIN, LOGIN)
+        yield made
     made.run(sys.executable, "-m", "flows.serve", "--stop")
 
 
@@ -110,6 +117,35 @@ def test_another_seed_trains_again_and_the_report_is_shown(shell: Shell, first: 
     shown = {item["key"]: item["data"] for item in found}
     assert "| bbox_mAP | 0.5000 |" in shown["train-eval-report"]
     assert json.loads(shown["train-eval-metrics"])[0] == {"metric": "bbox_mAP", "value": 0.5}
+
+
+def test_without_the_login_nobody_is_let_in(
+    shell: Shell, first: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(place.CLIENT_LOGIN, "team:wrong")
+    assert place.post(f"{shell.url}/flow_runs/filter", {})[0] == 401
+
+
+def test_the_login_is_in_no_file(shell: Shell, first: subprocess.CompletedProcess[str]) -> None:
+    files = [path for path in shell.folder.rglob("*") if path.is_file()]
+    assert {"prefect.db", "serve.log", "server.log"} <= {path.name for path in files}
+    assert any(path.parent.name == "steps" for path in files)
+    password = LOGIN.partition(":")[2].encode()
+    assert [path for path in files if password in path.read_bytes()] == []
+    assert password not in (first.stdout + first.stderr).encode()
+
+
+def test_deployments_for_work_pools_are_accepted(shell: Shell, first: object) -> None:
+    for name, kind in (("processes", "process"), ("containers", "docker"), ("cluster", "kubernetes")):
+        template = shell.folder / "docs" / "pools" / f"{kind}.json"
+        given = ("--base-job-template", str(template)) if template.is_file() else ()
+        made = shell.run(PREFECT, "work-pool", "create", name, "--type", kind, *given)
+        assert made.returncode == 0, made.stdout + made.stderr
+    done = shell.run(PREFECT, "--no-prompt", "deploy", "--all", timeout=350)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, found = place.post(f"{shell.url}/deployments/filter", {})
+    assert {one["name"] for one in found if one["work_pool_name"]} == {"process", "docker", "kubernetes"}
+    assert sum(bool(one["work_pool_name"]) for one in found) == 3 * len(place.DEPLOYMENTS)
 
 
 def test_wrong_parameter_is_refused(shell: Shell, first: object) -> None:

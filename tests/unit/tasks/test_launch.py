@@ -137,3 +137,37 @@ def test_process_ends_when_its_parent_is_killed() -> None:
 )
 def test_command(processes: int, expected: list[str]) -> None:
     assert launch.command(["train", "x.py"], processes=processes) == [sys.executable, *expected]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_a_process_starts_is_not_lost(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what a handler raises in the callbacks around a fork."""
+    started, said, start = list[int](), list[str](), launch._start
+
+    def starts(*words: object) -> subprocess.Popen[str]:
+        os.kill(os.getpid(), number)
+        process = start(*words)  # type: ignore[arg-type]
+        started.append(process.pid)
+        return process
+
+    def stop(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    monkeypatch.setattr(launch, "_start", starts)
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(SystemExit) as error:
+            launch.run(python("import time; time.sleep(60)"), what="toy", log=said.append)
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert error.value.code == 128 + number
+    assert gone(started[0])
+    assert said[-1].endswith("exit code -15")
+
+
+def test_signals_are_as_before_when_nothing_could_be_started() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(FileNotFoundError):
+        launch.run(["/no/such/program"], what="toy", log=lambda text: None)
+    assert signal.getsignal(signal.SIGINT) is before

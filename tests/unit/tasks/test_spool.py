@@ -30,7 +30,7 @@ def log(tmp_path: Path) -> Path:
 def test_steps_count_from_the_first_epoch_on(log: Path) -> None:
     rows = spool.read(log.parent, Position())
     assert [(row.mode, row.epoch, row.step) for row in rows] == [
-        ("train", 1, 10), ("train", 1, 20), ("val", 1, 1), ("train", 2, 35),
+        ("train", 1, 10), ("train", 1, 20), ("val", 1, 25), ("train", 2, 35),
     ]  # fmt: skip
 
 
@@ -106,3 +106,23 @@ def test_run_by_iterations_counts_on(tmp_path: Path) -> None:
     assert [(row.mode, row.step) for row in spool.read(tmp_path, Position())] == [
         ("train", 20), ("val", 20), ("train", 40), ("val", 40),
     ]  # fmt: skip
+
+
+def test_points_of_a_training_line_name_its_epoch(log: Path) -> None:
+    first, _, validated, _ = (spool.points(row) for row in spool.read(log.parent, Position()))
+    assert {point.key: point.value for point in first} == {
+        "train/lr": 0.1, "train/loss": 2.0, "train/loss_cls": 1.5, "train/time": 0.5, "train/memory": 10.0,
+        "epoch": 1.0,
+    }  # fmt: skip
+    assert {(point.key, point.step) for point in validated} == {("val/lr", 25), ("val/bbox_mAP", 25)}
+
+
+def test_measurements_of_the_machine_are_read_on(tmp_path: Path) -> None:
+    path = tmp_path / spool.SYSTEM_FILE
+    path.write_text('{"step": 1, "timestamp": 5, "cpu": 10.5}\n{broken\n{"step": 2, "timest')
+    found, offset = spool.read_system(tmp_path, 0)
+    assert found == [spool.Point("system/cpu", 10.5, 5, 1)]
+    path.write_text(path.read_text() + 'amp": 6, "cpu": 20, "name": "x"}\n')
+    assert spool.read_system(tmp_path, offset)[0] == [spool.Point("system/cpu", 20.0, 6, 2)]
+    assert spool.last_system_step(path) == 2
+    assert spool.last_system_step(tmp_path / "none" / path.name) == 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from detector.config import Config
+from detector.engine import sample_pictures
 from detector.engine.evaluate import split_dataset
 from detector.errors import DatasetError
 from detector.evaluation.results import from_mmdet
@@ -78,7 +79,7 @@ def test_every_kind_is_drawn(tmp_path: Path, kind: str) -> None:
     for index in range(len(dataset)):
         path = tmp_path / dataset.img_prefix / dataset.image_info(index)["file_name"]
         cv2.imwrite(str(path), np.full((*SIZE, 3), 90, np.uint8))
-    written = evaluate.draw(dataset, results_of(kind, dataset), tmp_path / "samples")
+    written = sample_pictures.draw_samples(dataset, results_of(kind, dataset), tmp_path / "samples", 8)
     assert [path.is_file() for path in written] == [True, True]
 
 

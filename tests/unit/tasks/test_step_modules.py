@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from detector.engine import sample_pictures
 from detector.errors import CheckpointError, ConfigError, DatasetError
-from detector.evaluation.report import PrCurve
+from detector.evaluation.report import ClassResult, Measured, PrCurve
 from detector.structures.samples import Detections
 from tasks import __main__ as command
 from tasks import convert, evaluate, prepare, report, testing, train
-from tasks.registry import STEPS, request_for
+from tasks.registry import PIPELINE, STEPS, request_for
 from tasks.request import DataRequest, Request
 from tasks.steps import Job
 
@@ -34,7 +35,8 @@ def job(key: str = "train-1", said: list[str] | None = None) -> Job:
 
 
 def test_steps_in_order() -> None:
-    assert list(STEPS) == ["prepare", "convert", "train", "evaluate", "format"]
+    assert list(STEPS) == [*PIPELINE, "zoo_eval"]
+    assert list(PIPELINE) == ["prepare", "convert", "train", "evaluate", "format"]
     assert request_for("convert", Request()) == DataRequest("sample")
     assert request_for("train", Request()) == Request()
 
@@ -141,6 +143,7 @@ def test_training_arguments() -> None:
     request = Request(seed=3, epochs=2, device="cuda:1", processes=1)
     assert train.arguments_for(request, Path("w"))[2:] == [
         "--work-dir", "w", "--seed", "3", "--auto-resume", "--cfg-options", "runner.max_epochs=2",
+        f"evaluation.samples={train.SAMPLES}",
         "--device", "cuda:1",
     ]  # fmt: skip
 
@@ -234,7 +237,7 @@ def test_numbers_are_flat_and_finite() -> None:
 
 @pytest.mark.parametrize(("length", "expected"), [(0, []), (2, [0, 1]), (9, [0, 4, 8]), (100, [0, 50, 99])])
 def test_pictures_are_spread_over_the_split(length: int, expected: list[int]) -> None:
-    assert evaluate.spread(length, 3) == pytest.approx(expected, abs=1)
+    assert sample_pictures.spread(length, 3) == pytest.approx(expected, abs=1)
 
 
 def test_pr_table() -> None:
@@ -333,3 +336,42 @@ def test_report_names_metrics_steps_and_files() -> None:
     assert "| bbox_mAP | 0.5123 |" in text
     assert "| train | 61.5 s | `runs/a`, `runs/b`, `runs/c`, `runs/d` and 2 more |" in text
     assert report.rows({"b": 1.0, "a": 0.123456})[0] == {"metric": "a", "value": 0.1235}
+
+
+@pytest.mark.parametrize(
+    ("config", "family"),
+    [
+        (PROJECT / "configs/mask_rcnn/mask_rcnn_r18_fpn_sample.py", "mask_rcnn"),
+        (Path("configs/faster_rcnn/x.py"), "faster_rcnn"),
+        (Path("own.py"), "own"),
+    ],
+)
+def test_the_family_of_a_config_is_its_folder(folder: Path, config: Path, family: str) -> None:
+    assert evaluate.family_of(config, config.stem) == family
+
+
+def test_classes_are_the_rows_of_a_table() -> None:
+    curve = PrCurve(recall=np.array([0.0, 1.0]), precision=np.array([1.0, 0.5]))
+    classes = {
+        "bbox": {"car": ClassResult(0.5, curve), "bus": ClassResult(0.25)},
+        "segm": {"car": ClassResult(0.4)},
+    }
+    assert evaluate.class_table(Measured({}, classes=classes)) == {
+        "class": ["car", "bus"], "bbox AP": [0.5, 0.25], "bbox AP50": [0.75, None],
+        "segm AP": [0.4, None], "segm AP50": [None, None],
+    }  # fmt: skip
+    assert evaluate.class_table(Measured({"AR@100": 0.5})) == {}
+
+
+@pytest.mark.parametrize("place", ["train", "train.previous"])
+def test_a_training_that_begins_afresh_leaves_other_ones_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(type(train.STEP), "key", lambda self, request: "train-1")
+    request = Request()
+    for name in ("train", "train.previous"):
+        (request.run_dir / name).mkdir(parents=True)
+        (request.run_dir / name / train.KEY_FILE).write_text("train-1" if name == place else "train-2")
+    train.begin_afresh(request)
+    left = {name: train.key_of(request.run_dir / name) for name in ("train", "train.previous")}
+    assert left == {place: "", ({"train", "train.previous"} - {place}).pop(): "train-2"}

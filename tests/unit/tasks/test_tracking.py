@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detector.errors import ConfigError
 from tasks import spool, tracked_run, tracking
-from tasks.tracked_run import Facts, RunFile
+from tasks.tracked_run import DataInput, Facts, RunFile
+from tasks.tracking import additions, following, store
 
+CONFIG = {
+    "model": {"type": "X", "anchors": [[1, 2], [3, 4]], "scales": [1, 2]},
+    "lr=": None, "seed": 7, "empty": {},
+}  # fmt: skip
 FACTS = Facts(
     name="toy", seed=0, key="train-1", dataset="sample", data="d" * 64,
-    config={
-        "model": {"type": "X", "anchors": [[1, 2], [3, 4]], "scales": [1, 2]},
-        "lr=": None, "seed": 7, "empty": {},
-    },
-    text="model = dict(type='X')\n",
+    params=tracked_run.flatten(CONFIG), text="model = dict(type='X')\n",
+    inputs=(DataInput("sample (train)", "d" * 40, "training", "{}"),),
 )  # fmt: skip
 
 
@@ -24,6 +31,7 @@ FACTS = Facts(
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(following, "PATIENCE", 120.0)  # the first database on a busy machine takes long
     (tmp_path / "run" / "train").mkdir(parents=True)
     return tmp_path
 
@@ -37,7 +45,7 @@ def quiet(text: str) -> None:
 
 
 def test_flatten_keeps_to_the_names_and_lengths_that_mlflow_takes() -> None:
-    flat = tracked_run.flatten({**FACTS.config, "text": "x" * 7000, "k" * 300: 1})
+    flat = tracked_run.flatten({**CONFIG, "text": "x" * 7000, "k" * 300: 1})
     assert flat["model.type"] == "X"
     assert flat["model.anchors.0"] == "[1, 2]"
     assert flat["model.scales"] == "[1, 2]"
@@ -63,7 +71,7 @@ def test_run_file_survives_and_damage_means_none(project: Path) -> None:
 def test_tags_carry_the_surrounding_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"prefect.flow_run_id": "abc", "prefect.url": "http://127.0.0.1:4200/x"}
     monkeypatch.setenv(tracked_run.TAGS_VARIABLE, json.dumps(given))
-    tracked_run.begin(project / "run", "train-1")
+    tracked_run.begin(project / "run", FACTS)
     tags = RunFile.load(project / "run").tags
     assert tags["prefect.flow_run_id"] == "abc"
     assert tags["mlflow.note.content"] == "[Prefect flow run abc](http://127.0.0.1:4200/x)"
@@ -71,63 +79,121 @@ def test_tags_carry_the_surrounding_run(project: Path, monkeypatch: pytest.Monke
 
 def test_training_that_goes_on_keeps_its_run_and_another_key_does_not(project: Path) -> None:
     RunFile(key="train-1", run_id="r").save(project / "run")
-    tracked_run.begin(project / "run", "train-1")
-    assert RunFile.load(project / "run").run_id == "r"
-    tracked_run.begin(project / "run", "train-2")
-    assert RunFile.load(project / "run").run_id == ""
+    tracked_run.begin(project / "run", FACTS)
+    first = RunFile.load(project / "run")
+    tracked_run.begin(project / "run", FACTS)
+    assert RunFile.load(project / "run") == first
+    assert first.run_id == "r"
+    assert len(first.attempt) == 32
+    tracked_run.begin(project / "run", replace(FACTS, key="train-2"))
+    second = RunFile.load(project / "run")
+    assert second.run_id == ""
+    assert second.attempt not in ("", first.attempt)
+
+
+def test_facts_survive(project: Path) -> None:
+    FACTS.save(project / "run")
+    assert Facts.load(project / "run") == FACTS
+    (project / "run" / tracked_run.FACTS_FILE).write_text("[]")
+    assert Facts.load(project / "run") is None
 
 
 def fail(*arguments: Any) -> Any:
     raise OSError("the disk is full")
 
 
-def facts() -> Facts:
-    return FACTS
-
-
-def finish(project: Path, key: str = "train-1", log: Any = quiet) -> Path:
-    """A training of a key that ended, as the step tells it."""
+def train(project: Path, lines: str = "", key: str = "train-1", log: Any = quiet) -> Path:
+    """A training that writes these lines and ends, as the step tells it."""
     work_dir, checkpoint = project / "run" / "train", project / "run" / "model.pth"
-    checkpoint.write_bytes(key.encode())
-    tracked_run.begin(work_dir, key)
-    tracking.finish(work_dir, lambda: replace(FACTS, key=key), checkpoint, f"sha of {key}", log)
-    return checkpoint
+    tracked_run.begin(work_dir, replace(FACTS, key=key))
+    with tracking.track(work_dir, log):
+        if lines:
+            (work_dir / "20260101_000000.log.json").write_text(lines)
+        checkpoint.write_bytes(key.encode())
+        tracked_run.finished(work_dir, checkpoint, f"sha of {key}")
+    return work_dir
 
 
-def add(project: Path, send: Any, log: Any = quiet) -> None:
-    """What an evaluation sends."""
-    work_dir, checkpoint = project / "run" / "train", project / "run" / "model.pth"
-    tracking.add(work_dir, checkpoint, lambda key: replace(FACTS, key=key), send, log)
+def evaluate(project: Path, log: Any = quiet, **parts: Any) -> None:
+    """An evaluation that adds to the run of the model."""
+    folder = project / "run" / "eval"
+    folder.mkdir(exist_ok=True)
+    given = {"attempt": tracking.attempt_of(project / "run"), "when": 1000, **parts}
+    tracking.add(folder, tracking.Addition(kind="eval", **given), log)
 
 
 def test_a_tracker_that_fails_is_only_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "Session", fail)
+    monkeypatch.setattr(store, "client", fail)
     said: list[str] = []
-    with tracking.track(project / "run" / "train", facts, said.append):
-        pass
-    finish(project, log=said.append)
-    add(project, fail, said.append)
+    work_dir = train(project, log=said.append)
+    evaluate(project, said.append, metrics={"mAP": 0.5})
     assert all("OSError: the disk is full" in text for text in said)
     assert "Training goes on" in said[0]
+    assert "tracking sync" in said[0]
     assert "complete without it" in said[1]
+    assert RunFile.load(work_dir).status == "FINISHED"
     assert RunFile.load(project / "run").key == "train-1"
 
 
-def test_facts_that_fail_are_only_reported(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "Session", lambda folder: None)
+def test_it_can_be_switched_off(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(store.SWITCH, "off")
     said: list[str] = []
-    with tracking.track(project / "run" / "train", fail, said.append):
-        pass
-    assert "OSError" in said[0]
+    train(project, log=said.append)
+    evaluate(project, said.append)
+    assert said == []
+    assert not (project / "mlflow.db").exists()
 
 
-def test_an_error_of_the_training_passes_through(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "Session", fail)
-    with (
-        pytest.raises(ValueError, match="loss is NaN"),
-        tracking.track(project / "run" / "train", facts, quiet),
-    ):
-        raise ValueError("loss is NaN")
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("NaN"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+    ids=["error", "stop"],
+)
+def test_an_error_of_the_training_passes_through(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: str
+) -> None:
+    monkeypatch.setattr(store, "client", fail)
+    work_dir = project / "run" / "train"
+    tracked_run.begin(work_dir, FACTS)
+    with pytest.raises(type(error)), tracking.track(work_dir, quiet):
+        raise error
+    assert RunFile.load(work_dir).status == status
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["end", "cancel"])
+def test_a_store_that_hangs_does_not_hold_up_the_end(
+    project: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(store, "client", lambda: never.wait(30))
+    monkeypatch.setattr(following, "PATIENCE", 0.2)
+    monkeypatch.setattr(following, "PATIENCE_WHEN_STOPPED", 0.2)
+    said: list[str] = []
+    started = time.monotonic()
+    with contextlib.suppress(SystemExit):
+        tracked_run.begin(project / "run" / "train", FACTS)
+        with tracking.track(project / "run" / "train", said.append):
+            time.sleep(0.3)
+            if stopped:
+                raise SystemExit(143)
+    assert time.monotonic() - started < 3
+    assert "no answer for 0 s, going on without" in said[0]
+    never.set()
+
+
+SECRETS = "http://me:hunter2@host:5000/api?token=abc"
+
+
+def test_secrets_are_neither_said_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = store.described(OSError(f"request to {SECRETS} failed, password: hunter2"))
+    assert "hunter2" not in said
+    assert "abc" not in said
+    assert "host:5000/api" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRETS)
+    assert store.shown_uri() == "http://host:5000/api"
+    assert RunFile(uri=store.shown_uri(), experiment_id="1", run_id="r").url == (
+        "http://host:5000/api/#/experiments/1/runs/r"
+    )
 
 
 def client() -> Any:
@@ -136,30 +202,33 @@ def client() -> Any:
     return MlflowClient(tracking_uri=tracking.store_uri())
 
 
+def history(run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in client().get_metric_history(run_id, key)]
+
+
 @pytest.mark.slow
 def test_a_training_is_followed_and_a_replay_adds_nothing(project: Path) -> None:
-    work_dir = project / "run" / "train"
-    tracked_run.begin(work_dir, "train-1")
-    with tracking.track(work_dir, facts, quiet):
-        (work_dir / "20260101_000000.log.json").write_text(log_line(1, 2.0) + log_line(2, 1.0))
-    finish(project)
+    work_dir = train(project, log_line(1, 2.0) + log_line(2, 1.0))
     file = RunFile.load(work_dir)
-    replace(file, position=spool.Position()).save(work_dir)
-    finish(project)
+    before = client().get_run(file.run_id)
+    replace(file, position=spool.Position(), sent={}, system=0).save(work_dir)
+    assert [one.state for one in tracking.sync([project / "run"], quiet)] == ["sent"]
 
     run = client().get_run(file.run_id)
     assert RunFile.load(project / "run").run_id == file.run_id
-    assert run.info.status == "FINISHED"
-    assert [(m.step, m.value) for m in client().get_metric_history(file.run_id, "train/loss")] == [
-        (1, 2.0),
-        (2, 1.0),
-    ]
+    assert (run.info.status, run.info.end_time) == ("FINISHED", before.info.end_time)
+    assert history(file.run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert history(file.run_id, "epoch") == [(1, 1.0), (2, 1.0)]
+    assert len(history(file.run_id, "system/cpu_utilization_percentage")) == 1
     assert run.data.params["model.type"] == "X"
     assert run.data.params["seed"] == "0"
     assert run.data.tags["checkpoint.sha256"] == "sha of train-1"
-    assert run.inputs.dataset_inputs[0].dataset.digest == FACTS.data[:36]
-    assert {item.path for item in client().list_artifacts(file.run_id)} == {"toy.py", "checkpoint"}
-    assert (project / "mlruns/sample" / file.run_id / "artifacts/checkpoint/model.pth").is_file()
+    made = (project / "run" / "model.pth").read_bytes()
+    assert run.data.tags["checkpoint.dvc_md5"] == hashlib.md5(made).hexdigest()
+    assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [
+        ("sample (train)", "d" * 36)
+    ]
+    assert {item.path for item in client().list_artifacts(file.run_id)} == {"toy.py"}
 
 
 @pytest.mark.slow
@@ -167,46 +236,73 @@ def test_an_evaluation_adds_to_the_run_of_the_model_and_changes_nothing_else(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(tracked_run.TAGS_VARIABLE, json.dumps({"prefect.flow_run_id": "of the training"}))
-    finish(project)
+    train(project)
     made = RunFile.load(project / "run").run_id
     before = client().get_run(made)
-    tracked_run.begin(project / "run" / "train", "train-2")  # another training, cancelled at once
     monkeypatch.setenv(tracked_run.TAGS_VARIABLE, json.dumps({"prefect.flow_run_id": "of the evaluation"}))
-
-    def send(session: tracking.Session) -> None:
-        session.send_metrics("eval", {"bbox_mAP": 0.5}, "digest")
-        session.send_tags({"eval.score_threshold": "0.3"})
-
-    add(project, send)
-    add(project, send)
+    table = {"class": ["car", "bus"], "bbox": [0.5, None]}
+    parts = {"metrics": {"bbox_mAP": 0.5}, "tags": {"score_threshold": "0.3"}, "tables": {"ap.json": table}}
+    for _ in range(2):
+        evaluate(project, **parts)
     after = client().get_run(made)
-    assert [m.value for m in client().get_metric_history(made, "eval/bbox_mAP")] == [0.5]
-    assert after.data.tags == {**before.data.tags, "eval.score_threshold": "0.3"}
+    assert history(made, "eval/bbox_mAP") == [(0, 0.5)]
+    added = {"eval.score_threshold", "mlflow.loggedArtifacts"}
+    assert {k: v for k, v in after.data.tags.items() if k not in added} == before.data.tags
     assert after.data.tags["prefect.flow_run_id"] == "of the training"
     assert (after.info.status, after.info.end_time) == (before.info.status, before.info.end_time)
+    found = client().load_table(before.info.experiment_id, "ap.json", [made])
+    assert found["class"].tolist() == ["car", "bus"]
 
 
 @pytest.mark.slow
-def test_going_back_to_a_key_finds_its_run_and_a_lost_one_is_refilled(project: Path) -> None:
-    (project / "run" / "train" / "20260101_000000.log.json").write_text(log_line(1, 2.0))
+def test_a_repeated_training_is_another_run_and_a_lost_one_is_refilled(project: Path) -> None:
     ids = []
-    for key in ("train-1", "train-2", "train-1"):
-        finish(project, key)
-        ids.append(RunFile.load(project / "run").run_id)
-    assert ids[0] == ids[2] != ids[1]
-    client().delete_run(ids[0])
-    sent: list[str] = []
-    add(project, lambda session: sent.append(session.file.run_id))
-    assert sent[0] not in ids
-    assert len(client().get_metric_history(sent[0], "train/loss")) == 1
-    assert client().get_run(sent[0]).data.params["config"] == "toy"
+    for repeated in (False, False, True):
+        if repeated:
+            (project / "run" / "train" / tracked_run.RUN_FILE).unlink()
+        ids.append(RunFile.load(train(project, log_line(1, 2.0))).run_id)
+    assert ids[0] == ids[1] != ids[2]
+    assert history(ids[2], "train/loss") == [(1, 2.0)]
+    client().delete_run(ids[2])
+    evaluate(project, metrics={"mAP": 0.5})
+    new = RunFile.load(project / "run").run_id
+    assert new not in ids
+    assert history(new, "train/loss") == [(1, 2.0)]
+    assert history(new, "eval/mAP") == [(0, 0.5)]
+    assert client().get_run(new).data.params["config"] == "toy"
+    refilled = client().get_run(new).info  # told of after its end, it still began before that
+    assert refilled.start_time == RunFile.load(project / "run" / "train").began <= refilled.end_time
 
 
-@pytest.mark.slow
-def test_a_run_that_is_nowhere_is_said_and_not_invented(project: Path) -> None:
+def test_a_training_that_is_nowhere_is_said_and_not_invented(project: Path) -> None:
     said: list[str] = []
-    add(project, fail, said.append)
-    assert "model.pth is not there" in said[0]
+    evaluate(project, said.append, attempt="another")
+    assert "not here any more" in said[0]
+
+
+def test_sync_leaves_a_running_training_alone_and_says_what_it_does(project: Path) -> None:
+    work_dir = project / "run" / "train"
+    tracked_run.begin(work_dir, FACTS)
+    said: list[str] = []
+    with tracking.session.sending(work_dir, quiet):
+        found = tracking.sync([project], said.append)
+    assert [(one.folder, one.state) for one in found] == [(work_dir, "busy")]
+    assert RunFile.load(work_dir).status == ""
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["no folder", "no run"])
+def test_sync_of_nothing_is_an_error(project: Path, make: bool) -> None:
+    if make:
+        (project / "empty").mkdir()
+    with pytest.raises(ConfigError, match="Correct the path" if not make else "Train first"):
+        tracking.sync([project / "empty"], quiet)
+
+
+def test_an_addition_survives(project: Path) -> None:
+    model = tracking.MeasuredModel(*"abcdefghijkl")
+    made = tracking.Addition("eval", "a", 1, inputs=list(FACTS.inputs), model=model)
+    made.save(project)
+    assert additions.Addition.load(project) == made
 
 
 def test_artifacts_of_a_store_of_the_users_are_where_it_puts_them(monkeypatch: pytest.MonkeyPatch) -> None:
