@@ -1,4 +1,4 @@
-"""Where this folder's Prefect server is and whether it serves. Standard library only: Prefect loads this.
+"""Where this folder's Prefect server is and whether it serves. Light to import: Prefect loads this.
 
 A running `python -m flows.serve` holds the lock ``.prefect/serve.lock`` from before its server starts until
 it ends, in whatever way; only the holder writes ``.prefect/serve.json``, and without a holder that file says
@@ -20,8 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
+
+from tasks.leases import try_lock
 
 HOME = Path(".prefect")  # as in pyproject.toml, [tool.prefect] home
 STATE, LOCK = HOME / "serve.json", HOME / "serve.lock"
@@ -63,7 +65,7 @@ def lock(patience: float = 1.0) -> Iterator[bool]:
     HOME.mkdir(exist_ok=True)
     end = time.monotonic() + patience
     with LOCK.open("a") as file:
-        while not (got := _try_lock(file, fcntl.LOCK_EX)) and time.monotonic() < end:
+        while not (got := try_lock(file, fcntl.LOCK_EX)) and time.monotonic() < end:
             time.sleep(0.05)
         if got:
             STATE.unlink(missing_ok=True)  # left by one that was killed
@@ -74,17 +76,9 @@ def held() -> bool:
     """Whether a `flows.serve` of this folder is alive: starting, serving or stopping."""
     try:
         with LOCK.open() as file:
-            return not _try_lock(file, fcntl.LOCK_SH)
+            return not try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
-
-
-def _try_lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def recorded() -> Serving | None:

@@ -42,7 +42,7 @@ def _take(run: str) -> bool:
     path = _path(run).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
-    if not _lock(file, fcntl.LOCK_EX):
+    if not try_lock(file, fcntl.LOCK_EX):
         file.close()
         return False
     file.truncate(0)
@@ -62,7 +62,7 @@ def held(run: str) -> bool:
     """Whether a living process has the lease."""
     try:
         with _path(run).open() as file:
-            return not _lock(file, fcntl.LOCK_SH)
+            return not try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
 
@@ -94,7 +94,8 @@ def _path(run: str) -> Path:
     return FOLDER / f"{run}{SUFFIX}"
 
 
-def _lock(file: IO[str], kind: int) -> bool:
+def try_lock(file: IO[str], kind: int) -> bool:
+    """Lock an open file without waiting; False when another has it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
