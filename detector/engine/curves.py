@@ -69,7 +69,7 @@ def _draw_total(axes: Axes, series: Series | None) -> None:
         return
     thin = _thinned(series)
     axes.plot(thin.x, thin.y, color="tab:blue", alpha=0.3, linewidth=0.9, label="logged")
-    axes.plot(thin.x, _smoothed(thin.y), color="tab:blue", linewidth=1.8, label="smoothed")
+    axes.plot(thin.x, _smoothed(thin.y), color="tab:blue", linewidth=1.8, marker=_dot(thin), label="smoothed")
     _scale(axes, thin.y)
     finish(axes, f"total loss, last {series.y[-1]:.4g}", series.unit)
 
@@ -85,7 +85,7 @@ def _draw_terms(axes: Axes, terms: list[Series]) -> None:
     for number, series in enumerate(shown):
         thin, color = _thinned(series), f"C{number}"
         axes.plot(thin.x, thin.y, color=color, alpha=0.2, linewidth=0.7)
-        axes.plot(thin.x, _smoothed(thin.y), color=color, linewidth=1.5, label=series.name)
+        axes.plot(thin.x, _smoothed(thin.y), color=color, linewidth=1.5, marker=_dot(thin), label=series.name)
     _scale(axes, [y for series in shown for y in series.y])
     left_out = f", the {TERMS} largest of {len(terms)}" if len(terms) > TERMS else ""
     finish(axes, f"terms of the loss{left_out}", terms[0].unit)
@@ -95,10 +95,15 @@ def _draw_rate(axes: Axes, series: Series | None) -> None:
     if series is None or not series.y:
         _empty(axes, "no learning rate in the log")
         return
-    axes.plot(series.x, series.y, color="tab:green", linewidth=1.5)
+    axes.plot(series.x, series.y, color="tab:green", linewidth=1.5, marker=_dot(series))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes.set_ylim(bottom=0)
     finish(axes, "learning rate", series.unit)
+
+
+def _dot(series: Series) -> str:
+    """A mark for a curve of one point, which has no line."""
+    return "o" if len(series.y) == 1 else ""
 
 
 def _draw_metrics(axes: Axes, metrics: list[Series]) -> None:
