@@ -137,7 +137,7 @@ class _Loader:
             self.close()
         raise DetectorError(
             f"the loader's workers did not start within {PATIENCE:.0f} s, {STARTS} times; expected them in a "
-            "second. Look at the load and the free memory of the machine, or set data.workers_per_gpu=0."
+            "second. Look at the machine's load and free memory, or set data.workers_per_gpu=0."
         )
 
     def _packed(self) -> Iterator[Packed]:
@@ -171,6 +171,8 @@ class _Loader:
             self._at_exit()
             atexit.unregister(self._at_exit)
             self._at_exit = None
+        for worker in iterator._workers:
+            worker.join(5)
         self._loader._iterator = None
         if self._arrivals is not None:
             self._arrivals.clear()

@@ -82,6 +82,11 @@ def polygons(tmp_path_factory: Any) -> Path:
     return path
 
 
+def data_workers() -> list[psutil.Process]:
+    """The loaders' living workers; other tests may have left children of other kinds, such as a tracker."""
+    return [child for child in psutil.Process().children() if child.name() == "pt_data_worker"]
+
+
 def private_memory(path: Path) -> tuple[int, int]:
     """(bytes of polygons, bytes that two workers share with nobody after two passes)."""
     dataset = CocoDataset(ann_file=str(path), classes="cell", pipeline=Polygons([Look(), LoadAnnotations()]))
@@ -94,9 +99,9 @@ def private_memory(path: Path) -> tuple[int, int]:
     try:
         passes = [sum(len(batch.metas) for batch in loader) for _ in range(2)]
         assert passes == [len(dataset)] * 2
-        workers = psutil.Process().children()
-        assert len(workers) == 2
-        found = sum(worker.memory_full_info().uss for worker in workers)
+        started = data_workers()
+        assert len(started) == 2
+        found = sum(worker.memory_full_info().uss for worker in started)
     finally:
         loader.close()
         gc.unfreeze()
@@ -161,7 +166,7 @@ def test_a_worker_that_stands_still_at_its_start_is_replaced(ten: Any, hanging: 
     with caplog.at_level(logging.WARNING):
         found = [meta.image_id for batch in loader for meta in batch.metas]
         again = [meta.image_id for batch in loader for meta in batch.metas]
-    left = len(psutil.Process().children())
+    left = len(data_workers())
     loader.close()
     assert sorted(found) == sorted(again) == list(range(10))
     assert left == 2
@@ -176,4 +181,4 @@ def test_workers_that_never_start_are_an_error(ten: Any, hanging: Any, monkeypat
     hanging(2)
     with pytest.raises(DetectorError, match=r"did not start within 60 s, 2 times.*workers_per_gpu=0"):
         next(iter(loader))
-    assert psutil.Process().children() == []
+    assert data_workers() == []

@@ -196,14 +196,19 @@ def test_forgetting_what_cannot_run_yet_leaves_the_message_to_the_run() -> None:
         step.ensure(Ask(), log=quiet)
 
 
-def test_forgotten_training_starts_from_its_beginning(project: Path) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["the newest", "set aside by another training"])
+def test_forgotten_training_starts_from_its_beginning(
+    project: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
     request: Any = SimpleNamespace(run_dir=project / "runs/x")
+    monkeypatch.setattr(Step, "key", lambda self, request: "train-1")
     work_dir = train.prepare_work_dir(project / "runs/x/train", Job("train-1", quiet))
     (work_dir / "epoch_1.pth").write_text("x")
+    for number in range(others):
+        train.prepare_work_dir(work_dir, Job(f"another-{number}", quiet))
     train.STEP.afresh(request)
     train.prepare_work_dir(work_dir, Job("train-1", quiet))
     assert not (work_dir / "epoch_1.pth").exists()
-    assert (project / "runs/x/train.previous/epoch_1.pth").exists()
 
 
 def prune(*words: str) -> str:

@@ -176,7 +176,7 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(
             time.sleep(0.3)
             if stopped:
                 raise SystemExit(143)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
     assert "no answer for 0 s, going on without" in said[0]
     never.set()
 
