@@ -23,9 +23,22 @@ if TYPE_CHECKING:
 KINDS = {"integer": "a whole number", "number": "a number", "string": "a text", "boolean": "true or false"}
 
 
-def main(flow: Flow[..., Any], description: str | None, argv: Sequence[str] | None) -> int:
-    """Run a flow with parameters from the command line; every parameter of the flow has an option."""
-    return run(flow, parse(flow.fn, description, argv))
+def main(
+    flow: Flow[..., Any],
+    description: str | None,
+    argv: Sequence[str] | None,
+    steps: Sequence[str] | None = None,
+) -> int:
+    """Run a flow with parameters from the command line; every parameter of the flow has an option.
+
+    Args:
+        flow: what is run.
+        description: of the help.
+        argv: the words; None for the command line's.
+        steps: what the flow runs after the data set's steps, if that is all: without a server nothing is
+            started when all of it is done.
+    """
+    return run(flow, parse(flow.fn, description, argv), steps)
 
 
 def parse(
@@ -53,7 +66,7 @@ def schema(function: Callable[..., Any], name: str) -> dict[str, Any]:
     return {**found, **given[0]} if given else found
 
 
-def run(flow: Flow[..., Any], parameters: dict[str, Any]) -> int:
+def run(flow: Flow[..., Any], parameters: dict[str, Any], steps: Sequence[str] | None = None) -> int:
     """Run a flow here; 0 when it completes, 1 on an error of the user, told without a traceback."""
     from detector.errors import DetectorError
 
@@ -62,6 +75,9 @@ def run(flow: Flow[..., Any], parameters: dict[str, Any]) -> int:
     try:
         values = {**_defaults(flow.fn), **values_of(flow.fn, parameters)}
         check(values)
+        if steps is not None and (said := done_before(values, steps)):
+            print("\n".join([*said, f"{flow.name}: nothing to do"]))
+            return 0
         if not verbose:
             quiet()
         flow(**values)
@@ -71,6 +87,39 @@ def run(flow: Flow[..., Any], parameters: dict[str, Any]) -> int:
         print(f"{flow.name}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def done_before(values: Mapping[str, Any], steps: Sequence[str]) -> list[str]:
+    """A line for every step, if all are done and no server is there to keep a record of a run; else nothing.
+
+    Without a server Prefect starts one for the run, which takes far longer than to see that nothing is to do.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    from detector.errors import DetectorError
+    from tasks.registry import DATA_STEPS, STEPS
+    from tasks.report import headline
+    from tasks.request import DataRequest, Request
+
+    if values.get("refresh") or values.get("task_runner") or PREFECT_API_URL.value():
+        return []
+    given = {name: value for name, value in values.items() if name not in ("refresh", "task_runner")}
+    request = Request(**given) if "config" in given else None
+    data = request.data if request else DataRequest(**given)
+    asked = [(name, data) for name in DATA_STEPS if data] + [(name, request) for name in steps]
+    lines = []
+    for name, one in asked:
+        try:
+            key = STEPS[name].key(one)
+        except DetectorError:  # an input is missing: the run will say so
+            return []
+        receipt, _ = STEPS[name].receipt(key)
+        if receipt is None:
+            return []
+        lines.append(f"{name}: up to date ({key})")
+        metrics = (receipt.value or {}).get("metrics", {}) if isinstance(receipt.value, dict) else {}
+        lines += [f"{name}: {metric} {metrics[metric]:.4f}" for metric in headline(metrics)]
+    return lines
 
 
 def values_of(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from flows.parameters import NO_STEPS, Config, Dataset, Device, Refresh, ScoreTh
 from tasks import prefect_tasks
 from tasks.request import Request
 
+STEPS = ("evaluate",)  # after those of the data set
+
 
 @flow(name="evaluate", flow_run_name=prefect_tasks.run_name, persist_result=False)
 def evaluate(
@@ -30,14 +32,14 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Evaluate a trained detector on the validation split."""
     request = Request(config, dataset, seed, score_threshold=score_threshold, device=device, store=store)
-    done = prefect_tasks.run_all(request, ("evaluate",), refresh)
+    done = prefect_tasks.run_all(request, STEPS, refresh)
     prefect_tasks.publish("evaluate", request, done)
     return done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow in this process."""
-    return arguments.main(evaluate, __doc__, argv)
+    return arguments.main(evaluate, __doc__, argv, STEPS)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def prepare_data(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow in this process."""
-    return arguments.main(prepare_data, __doc__, argv)
+    return arguments.main(prepare_data, __doc__, argv, ())
 
 
 if __name__ == "__main__":

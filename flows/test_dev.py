@@ -17,6 +17,8 @@ from flows.parameters import NO_STEPS, Config, Dataset, Device, Refresh, ScoreTh
 from tasks import prefect_tasks
 from tasks.request import Request
 
+STEPS = ("format",)  # after those of the data set
+
 
 @flow(name="test-dev", flow_run_name=prefect_tasks.run_name, persist_result=False)
 def format_test_dev(
@@ -30,14 +32,14 @@ def format_test_dev(
 ) -> list[dict[str, Any]]:
     """Write submission files for the test split of a trained detector's data set."""
     request = Request(config, dataset, seed, score_threshold=score_threshold, device=device, store=store)
-    done = prefect_tasks.run_all(request, ("format",), refresh)
+    done = prefect_tasks.run_all(request, STEPS, refresh)
     prefect_tasks.publish("test-dev", request, done)
     return done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow in this process."""
-    return arguments.main(format_test_dev, __doc__, argv)
+    return arguments.main(format_test_dev, __doc__, argv, STEPS)
 
 
 if __name__ == "__main__":

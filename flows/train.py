@@ -17,6 +17,8 @@ from flows.parameters import NO_STEPS, Config, Dataset, Device, Epochs, Processe
 from tasks import prefect_tasks
 from tasks.request import Request
 
+STEPS = ("train",)  # after those of the data set
+
 
 @flow(name="train", flow_run_name=prefect_tasks.run_name, persist_result=False)
 def train(
@@ -31,14 +33,14 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train a detector; everything already done is taken from the cache."""
     request = Request(config, dataset, seed, epochs, device=device, processes=processes, store=store)
-    done = prefect_tasks.run_all(request, ("train",), refresh)
+    done = prefect_tasks.run_all(request, STEPS, refresh)
     prefect_tasks.publish("train", request, done)
     return done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow in this process."""
-    return arguments.main(train, __doc__, argv)
+    return arguments.main(train, __doc__, argv, STEPS)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from flows.parameters import (
 from tasks import prefect_tasks
 from tasks.request import Request
 
+STEPS = ("train", "evaluate", "format")  # after those of the data set
+
 
 @flow(name="train-eval", flow_run_name=prefect_tasks.run_name, persist_result=False)
 def train_eval(
@@ -43,14 +45,14 @@ def train_eval(
 ) -> list[dict[str, Any]]:
     """Prepare the data, train, evaluate and format; everything already done is taken from the cache."""
     request = Request(config, dataset, seed, epochs, score_threshold, device, processes, store)
-    done = prefect_tasks.run_all(request, ("train", "evaluate", "format"), refresh)
+    done = prefect_tasks.run_all(request, STEPS, refresh)
     prefect_tasks.publish("train-eval", request, done)
     return done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the flow in this process."""
-    return arguments.main(train_eval, __doc__, argv)
+    return arguments.main(train_eval, __doc__, argv, STEPS)
 
 
 if __name__ == "__main__":

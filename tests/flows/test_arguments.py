@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from detector.errors import ConfigError, DatasetError, DetectorError
 from flows import arguments, parameters, prepare_data, sweep, train_eval
 from flows.serve import deployments
-from tasks import prefect_tasks
+from tasks import prefect_tasks, registry
 from tasks.registry import PIPELINE, STEPS
 from tasks.request import DataRequest
 
@@ -202,3 +203,59 @@ def test_only_the_named_steps_are_forgotten_before_they_run(monkeypatch: pytest.
     request: Any = SimpleNamespace(config="mask_rcnn", dataset="sample", data=DataRequest())
     prefect_tasks.run_all(request, ("train", "evaluate"), ["train"])
     assert did == ["run prepare", "run convert", "forget train", "run train", "run evaluate"]
+
+
+class Done:
+    """A step whose receipt verifies, or not."""
+
+    def __init__(self, receipt: Any, *, missing: bool = False) -> None:
+        self.found, self.missing = receipt, missing
+
+    def key(self, request: Any) -> str:
+        if self.missing:
+            raise DatasetError("found no data; expected some")
+        return "key-1"
+
+    def receipt(self, key: str) -> tuple[Any, str]:
+        return self.found, ""
+
+
+class Called:
+    """The flow `train-eval`, which only notes that it was called."""
+
+    name, fn, called = "train-eval", staticmethod(train_eval.train_eval.fn), False
+
+    def __call__(self, **parameters: Any) -> None:
+        self.called = True
+
+
+MEASURED = SimpleNamespace(value={"metrics": {"bbox_mAP": 0.25, "other": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "server", "started"),
+    [
+        (Done(MEASURED), [], "", False),
+        (Done(None), [], "", True),
+        (Done(None, missing=True), [], "", True),
+        (Done(MEASURED), ["--refresh", "train"], "", True),
+        (Done(MEASURED), [], "http://127.0.0.1:1/api", True),
+    ],
+    ids=["all done", "one is not", "an input is missing", "refreshed", "with a server"],
+)
+def test_nothing_is_started_without_a_server_when_all_is_done(
+    last: Done,
+    more: list[str],
+    server: str,
+    started: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flow = Called()
+    steps = {name: Done(SimpleNamespace(value=None)) for name in ("prepare", "convert", "train", "format")}
+    monkeypatch.setattr(registry, "STEPS", {**steps, "evaluate": last})
+    with temporary_settings({PREFECT_API_URL: server or None}):
+        assert arguments.main(flow, None, more, train_eval.STEPS) == 0  # type: ignore[arg-type]
+    assert flow.called is started
+    said = capsys.readouterr().out
+    assert ("evaluate: bbox_mAP 0.2500" in said and "nothing to do" in said) is not started
