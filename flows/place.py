@@ -114,15 +114,6 @@ def headers() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def shown(url: str) -> str:
-    """An address as it may be shown: without a password, a token or anything else that may be a secret."""
-    parts = urlsplit(url)
-    name = parts.hostname or ""
-    host = f"[{name}]" if ":" in name else name
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else url
-
-
 def get(url: str, timeout: float = 2.0) -> Any:
     """The JSON at ``url``, or None when there is no such answer."""
     try:

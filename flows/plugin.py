@@ -19,6 +19,7 @@ from prefect.plugins import HookContext, SetupResult, register_hook
 
 from flows import place
 from flows.place import CLIENT_LOGIN, SERVER_LOGIN
+from tasks.masking import address
 
 COMMANDS = (
     "prefect",
@@ -90,7 +91,7 @@ def hint(url: str, name: str) -> None:
     flow, kind = name.split("/")
     start = "python -m flows.serve" if flow == kind else "prefect worker start --pool NAME"
     print(
-        f"PREFECT_API_URL is {place.shown(url)}, and nothing serves {name} there: type `{start}` in "
+        f"PREFECT_API_URL is {address(url)}, and nothing serves {name} there: type `{start}` in "
         "another shell with the same PREFECT_API_URL, or unset it to use this folder's own server",
         file=sys.stderr,
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 from flows import place
 from tasks import leases
+from tasks.masking import address
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Reconciler:
     def _ask(self, what: str, body: Mapping[str, Any]) -> list[Run]:
         status, rows = place.post(f"{self.url}/{what}", body)
         if status != 200:
-            raise OSError(f"{place.shown(self.url)}/{what} answers {status}")
+            raise OSError(f"{address(self.url)}/{what} answers {status}")
         return list(rows)
 
     def _is_ours(self, run: Run) -> bool:
@@ -145,7 +146,9 @@ class Reconciler:
     def _times(self, name: str) -> int:
         states = place.get(f"{self.url}/flow_run_states/?flow_run_id={name}", timeout=10)
         if states is None:
-            raise OSError(f"{self.url} does not answer")  # without the number it could go on for ever
+            raise OSError(
+                f"{address(self.url)} does not answer"
+            )  # without the number it could go on for ever
         return sum(state["name"] == RESUMING for state in states)
 
     def _crash_tasks(self, name: str) -> None:
@@ -164,7 +167,7 @@ class Reconciler:
         body = {"state": state, "force": True}
         status, answer = place.post(f"{self.url}/flow_runs/{name}/set_state", body)
         if status not in (200, 201):
-            raise OSError(f"{self.url} answers {status} to the state {shown} of {name}: {answer}")
+            raise OSError(f"{address(self.url)} answers {status} to the state {shown} of {name}: {answer}")
 
 
 def _settled(run: Run) -> bool:
@@ -194,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = place.live()
     url = os.environ.get("PREFECT_API_URL") or (found.url if found else "")
     if not url or not place.healthy(url.rstrip("/")):
-        where = f"at {place.shown(url)}" if url else "in this folder"
+        where = f"at {address(url)}" if url else "in this folder"
         print(f"no Prefect server answers {where}; start it, or correct PREFECT_API_URL", file=sys.stderr)
         return 1
     lines = Reconciler(url.rstrip("/"), own=False, resume=not arguments.no_resume).once()

@@ -26,6 +26,7 @@ from flows.place import CLIENT_LOGIN, SERVER_LOGIN
 from flows.reconcile import Reconciler
 from flows.reconcile import watch as keep_true
 from flows.server import check_host, choose_url, is_loopback, start_server, stop_server
+from tasks.masking import address
 
 
 def watch(server: subprocess.Popen[bytes]) -> None:
@@ -103,7 +104,7 @@ def serve(port: int | None, limit: int, host: str = place.HOST, *, resume: bool 
         if ours:
             return _serve(port, limit, host, resume)
     running = place.recorded()
-    where = f"process {running.pid}, {running.url}" if running else "just starting or stopping"
+    where = f"process {running.pid}, {address(running.url)}" if running else "just starting or stopping"
     print(f"flows.serve already runs in this folder ({where})")
     return 0
 
@@ -114,7 +115,7 @@ def _serve(port: int | None, limit: int, host: str, resume: bool) -> int:
     try:
         url = choose_url(port, host)
         place.Serving(url=url, pid=os.getpid()).save()
-        print(f"Prefect server at {place.shown(url)} ...", flush=True)
+        print(f"Prefect server at {address(url)} ...", flush=True)
         server = start_server(url, host)
         _surroundings(url)
         if server is not None:

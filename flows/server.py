@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from flows import place
 from flows.place import CLIENT_LOGIN, SERVER_LOGIN
 from tasks.launch import end_with_parent
+from tasks.masking import address
 
 START_PATIENCE = 120.0  # seconds until the server must answer
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -61,7 +62,7 @@ def choose_url(port: int | None, host: str = place.HOST) -> str:
     if given:
         if port is not None:
             print(
-                f"--port {port} is ignored: PREFECT_API_URL is set ({place.shown(given)})",
+                f"--port {port} is ignored: PREFECT_API_URL is set ({address(given)})",
                 file=sys.stderr,
                 flush=True,
             )
@@ -90,13 +91,13 @@ def start_server(url: str, host: str = place.HOST) -> subprocess.Popen[bytes] | 
     """
     if os.environ.get("PREFECT_API_URL") and place.healthy(url):
         return None
-    address = urlsplit(url)
-    if os.environ.get("PREFECT_API_URL") and not is_loopback(address.hostname or ""):
+    parts = urlsplit(url)
+    if os.environ.get("PREFECT_API_URL") and not is_loopback(parts.hostname or ""):
         raise SystemExit(
-            f"PREFECT_API_URL: no Prefect server answers at {place.shown(url)}, and one can be started only "
+            f"PREFECT_API_URL: no Prefect server answers at {address(url)}, and one can be started only "
             "on this machine. Correct the address, start the server there, or unset PREFECT_API_URL."
         )
-    port = str(address.port or 80)
+    port = str(parts.port or 80)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", port]
     env = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     env.setdefault("PREFECT_UI_API_URL", "/api")  # the pages ask the server they come from, whatever its port

@@ -32,7 +32,7 @@ from flows.parameters import (
     Store,
     Variants,
 )
-from tasks import devices, prefect_sweep, prefect_tables, sweeps
+from tasks import devices, prefect_artifacts, prefect_sweep, sweeps
 from tasks.request import Request
 
 
@@ -66,7 +66,7 @@ def sweep(
         prefect_sweep.prepare(members, refresh)
         prefect_sweep.run(members, places, refresh)
     rows = sweeps.rows(members)
-    prefect_tables.show("sweep", sweeps.page(members), rows, "The runs of the sweep")
+    prefect_artifacts.compare("sweep", sweeps.page(members), rows, "The runs of the sweep")
     if said := sweeps.failure(members):
         raise DetectorError(said)
     return rows

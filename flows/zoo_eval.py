@@ -18,7 +18,7 @@ from detector.errors import DetectorError
 from detector.zoo.index import find_model
 from flows import arguments
 from flows.parameters import Again, Device, Names, ScoreThreshold, Tolerance
-from tasks import devices, prefect_sweep, prefect_tables, tables, zoo_eval
+from tasks import devices, prefect_artifacts, prefect_sweep, tables, zoo_eval
 from tasks.steps import write_text
 from tasks.sweeps import Member, first_line
 
@@ -49,7 +49,7 @@ def evaluate_zoo(
     text = f"# {len(members)} published models\n\n{tables.markdown(rows)}"
     write_text(zoo_eval.COMPARISON, text)
     get_run_logger().info("\n%s", text)
-    prefect_tables.show("zoo-eval", text, rows, "Reported and measured")
+    prefect_artifacts.compare("zoo-eval", text, rows, "Reported and measured")
     bad = dict.fromkeys(row["name"] for row in rows if not row["passes"])
     if bad:
         raise DetectorError(

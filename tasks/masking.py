@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import urlsplit, urlunsplit
 
 MASK = "***"
 VARIABLES = (  # whose values are secrets, wherever they turn up
@@ -16,6 +17,13 @@ IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")  # name and password
 IN_QUERY = re.compile(
     r"(?i)([?&](?:[\w-]*(?:token|password|passwd|secret|signature|api[_-]?key|access[_-]?key))=)[^&\s'\"]+"
 )
+
+
+def address(url: str) -> str:
+    """A web address without login, query and fragment; what is none, such as a file's, stays as it is."""
+    parts = urlsplit(url)
+    bare = (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
+    return urlunsplit(bare) if parts.netloc else url
 
 
 def masked(text: str) -> str:

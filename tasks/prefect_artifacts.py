@@ -26,6 +26,8 @@ from tasks import report
 from tasks.masking import masked
 from tasks.request import Request
 
+Rows = Sequence[Mapping[str, Any]]
+
 PATIENCE = 15.0  # seconds; a server that is gone must not hold up a finished run
 EVERY = 2.0  # seconds between two updates of a bar
 LINES_AT_ONCE, LINES_PER_S = 300, 1.0  # each line is a record of Prefect's database
@@ -181,17 +183,39 @@ class Sparing:
 
 
 def publish(key: str, request: Request, done: Sequence[Mapping[str, Any]]) -> None:
-    """Show a report in the Prefect UI; a server that does not answer costs seconds and nothing else."""
+    """Show the report of a run, and what was measured as a table ``<key>-metrics``."""
+
+    def page() -> tuple[str, Rows]:
+        metrics: dict[str, float] = {}
+        for step in done:
+            metrics.update((step["value"] or {}).get("metrics", {}))
+        return report.markdown(request, done, metrics), report.rows(metrics)
+
+    show(key, page, "What was run, and its result", f"{key}-metrics", "Metrics")
+
+
+def compare(key: str, text: str, rows: Rows, what: str) -> None:
+    """Show a comparison of several runs, and its rows as a table ``<key>-table``; ``what`` is it in words."""
+    show(key, lambda: (text, rows), f"{what}, and how it came about", f"{key}-table", what)
+
+
+def show(key: str, page: Callable[[], tuple[str, Rows]], what: str, table: str, of: str) -> None:
+    """Show a page with the running flow; a server that does not answer costs seconds and nothing else.
+
+    Args:
+        key: the page's artifact is ``<key>-report``.
+        page: gives its Markdown, and the rows of a table, all with the same names; none for no table.
+        what: the page in words.
+        table: key of the table's artifact.
+        of: the table in words.
+    """
 
     def work() -> None:
         try:
-            metrics: dict[str, float] = {}
-            for step in done:
-                metrics.update((step["value"] or {}).get("metrics", {}))
-            text = masked(report.markdown(request, done, metrics))
-            create_markdown_artifact(text, key=f"{key}-report", description="What was run, and its result")
-            if metrics:
-                create_table_artifact(report.rows(metrics), key=f"{key}-metrics", description="Metrics")
+            text, rows = page()
+            create_markdown_artifact(masked(text), key=f"{key}-report", description=what)
+            if rows:
+                create_table_artifact([dict(row) for row in rows], key=table, description=of)
         except Exception as error:
             said = masked(f"{type(error).__name__}: {error}")
             get_logger("report").warning("the report is not shown: %s", said)

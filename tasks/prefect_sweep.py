@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from prefect.logging import get_run_logger
 
 from tasks import prefect_tasks
 from tasks.launch import MARKS
-from tasks.registry import DATA_STEPS, STEPS
+from tasks.registry import DATA_STEPS
 from tasks.sweeps import STEPS_OF_EACH, Member
 
 if TYPE_CHECKING:
@@ -95,15 +95,8 @@ def _step(
     def retry(task: Any, task_run: Any, state: Any) -> bool:
         return not stopping.is_set() and prefect_tasks.worth_retrying(task, task_run, state)
 
-    request = member.request
-    if name in (refresh or ()):
-        STEPS[name].forget(request)
-    task = prefect_tasks.step_task(name).with_options(
-        task_run_name=f"{name} {member.label}".replace("{", "(").replace("}", ")"), retry_condition_fn=retry
-    )
-    done = cast(dict[str, Any], task(request))
-    receipt, _ = STEPS[name].receipt(done["key"])
-    return done if receipt is None else prefect_tasks.summary(receipt)
+    shown = f"{name} {member.label}".replace("{", "(").replace("}", ")")
+    return prefect_tasks.run(name, member.request, refresh, task_run_name=shown, retry_condition_fn=retry)
 
 
 def stop(started: Sequence[Future[Any]]) -> None:

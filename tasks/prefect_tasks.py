@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit, urlunsplit
 
 from prefect import Task, task
 from prefect.cache_policies import CachePolicy
@@ -29,6 +28,7 @@ from detector.errors import DetectorError
 from tasks import launch, leases
 from tasks.digests import cache_dir
 from tasks.launch import ProcessError
+from tasks.masking import address
 from tasks.prefect_artifacts import Bar, Sparing, bar
 from tasks.prefect_artifacts import publish as publish  # for the flows
 from tasks.registry import DATA_STEPS, STEPS, command
@@ -105,17 +105,18 @@ def _run_process(name: str, request: Any, log: Callable[[str], None], shown: Bar
             shown.close(done=done)
 
 
-def run(name: str, request: Any, refresh: Sequence[str] | None = None) -> dict[str, Any]:
+def run(name: str, request: Any, refresh: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
     """Run a step as a Prefect task of the running flow; one of ``refresh`` although it is done.
 
     The task is called in the flow's own thread, because only there a cancel reaches the training. A result
     that Prefect has kept may be older than the receipt, when DVC has made the outputs again since: what is
-    returned is the receipt's.
+    returned is the receipt's. ``options`` of the task take the place of the step's own.
     """
     leases.hold(flow_run.id or "")
     if name in (refresh or ()):
         STEPS[name].forget(request)
-    done = cast(dict[str, Any], step_task(name)(request))
+    work = step_task(name)
+    done = cast(dict[str, Any], (work.with_options(**options) if options else work)(request))
     receipt, _ = STEPS[name].receipt(done["key"])
     return done if receipt is None else summary(receipt)
 
@@ -172,12 +173,7 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 def flow_run_url() -> str:
     """The page of the running flow in the Prefect UI, or an empty text without a server."""
     base = PREFECT_UI_URL.value()
-    return f"{_without_login(base)}/runs/flow-run/{flow_run.id}" if base and flow_run.id else ""
-
-
-def _without_login(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return f"{address(base)}/runs/flow-run/{flow_run.id}" if base and flow_run.id else ""
 
 
 def _run_log() -> Callable[[str], None]:

@@ -167,7 +167,7 @@ class Step(Generic[Request]):
 # How a step is run, watched and recorded does not change what it makes.
 PLUMBING = (
     "tasks.__main__", "tasks.cache_command", "tasks.code", "tasks.data_command", "tasks.digests",
-    "tasks.devices", "tasks.prefect_sweep", "tasks.prefect_tables", "tasks.settings",
+    "tasks.devices", "tasks.prefect_sweep", "tasks.settings",
     "tasks.sweeps", "tasks.tables", "tasks.prefect_cluster",
     "tasks.leases", "tasks.masking", "tasks.prefect_artifacts",
     "tasks.launch", "tasks.manifests", "tasks.prefect_tasks", "tasks.receipts", "tasks.registry",

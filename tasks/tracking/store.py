@@ -7,9 +7,8 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from tasks.masking import MASK, masked
+from tasks.masking import MASK, address, masked
 
 SWITCH = "DETECTOR_TRACKING"  # 'off': MLflow is told nothing; `python -m tasks tracking sync` tells it later
 SETTINGS = {  # MLflow's own give up after minutes; our loop asks again, so a call may fail soon
@@ -42,10 +41,7 @@ def enabled() -> bool:
 
 def shown_uri() -> str:
     """The store's address without user, password and query: what may be logged and kept in files."""
-    parts = urlsplit(store_uri())
-    if parts.scheme in ("sqlite", "file", ""):
-        return store_uri()
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return address(store_uri())
 
 
 def described(error: BaseException) -> str:

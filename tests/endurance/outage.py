@@ -93,6 +93,12 @@ class Place:
         while len(self.lines()) < count and time.monotonic() < end:
             time.sleep(0.3)
 
+    def wait_for_numbers(self, limit_s: float = 300) -> None:
+        """Wait until the server has the first numbers."""
+        end = time.monotonic() + limit_s
+        while not self.server.points() and time.monotonic() < end:
+            time.sleep(0.3)
+
 
 def nothing(place: Place, epochs: int) -> None:
     """The server is there all the time."""
@@ -104,9 +110,7 @@ def down(place: Place, epochs: int) -> None:
 
 def dies(place: Place, epochs: int) -> None:
     """The server is killed when it has the first numbers, and comes back while the training still runs."""
-    end = time.monotonic() + 300
-    while not place.server.points() and time.monotonic() < end:
-        time.sleep(0.3)
+    place.wait_for_numbers()
     place.server.kill()
     place.wait_for_steps(len(place.lines()) + epochs)
     place.server.start()
@@ -122,9 +126,7 @@ def broken(place: Place, epochs: int) -> None:
 
 def full(place: Place, epochs: int) -> None:
     """The store's disk is full from the first numbers on."""
-    end = time.monotonic() + 300
-    while not place.server.points() and time.monotonic() < end:
-        time.sleep(0.3)
+    place.wait_for_numbers()
     filler = place.server.store / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:

@@ -99,7 +99,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     (tmp_path / "configs").symlink_to(Path(__file__).resolve().parents[2] / "configs")
     shown: list[Any] = []
     monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("here"))
-    monkeypatch.setattr(sweep.prefect_tables, "show", lambda *arguments: shown.append(arguments))
+    monkeypatch.setattr(sweep.prefect_artifacts, "compare", lambda *arguments: shown.append(arguments))
     monkeypatch.setattr(sweep.prefect_sweep, "prepare", lambda members, refresh: None)
     monkeypatch.setattr(sweeps.tracking, "open_sweep", lambda *arguments: "")
     monkeypatch.setattr(sweeps.tracking, "close_sweep", lambda *arguments: None)

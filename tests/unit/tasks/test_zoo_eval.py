@@ -196,7 +196,7 @@ def test_published_model_from_its_server_to_its_verdict(zoo: Path, monkeypatch: 
 
     monkeypatch.setattr(prefect_sweep, "_step", step)
     monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("here"))
-    monkeypatch.setattr(flow.prefect_tables, "show", lambda *arguments: None)
+    monkeypatch.setattr(flow.prefect_artifacts, "compare", lambda *arguments: None)
     monkeypatch.setattr(flow.devices, "capacity", lambda device: 1)
     rows = flow.evaluate_zoo.fn(["toy_r18"], tolerance=5.0, device="cpu")
     assert [(row["metric"], row["reported"], row["passes"]) for row in rows] == [
